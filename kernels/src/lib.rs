@@ -1,1 +1,46 @@
-//! kernels
+//! Kernels of the engine: block formats, packed panels, SIMD products and the ops beside them,
+//! chosen at run time.
+//!
+//! Weights are packed in panels of [`PANEL_ROWS`] output rows ([`pack_panel`]); activations are
+//! quantised row by row ([`Kernels::quantize_row`]); [`Kernels::matmul`] multiplies the two. The
+//! crate knows nothing of files, tensors or threads, and allocates nothing.
+//!
+//! ```
+//! use goldcrest_kernels::{Activation, Format, Kernels, Rows, Tile, pack_panel};
+//!
+//! let kernels = Kernels::best();
+//! let k = 64;
+//! // Sixteen rows of ones, as F32.
+//! let weights: Vec<u8> = (0..16 * k).flat_map(|_| 1.0f32.to_le_bytes()).collect();
+//! let mut panel = vec![0u8; Format::F32.panel_bytes(k)];
+//! pack_panel(Format::F32, k, &weights, &mut panel);
+//!
+//! let mut row = vec![0u8; Activation::F32.row_bytes(k)];
+//! kernels.quantize_row(Activation::F32, &[0.5; 64], &mut row);
+//! let mut out = [0.0f32; 16];
+//! kernels.matmul(
+//!     Format::F32,
+//!     k,
+//!     &panel,
+//!     Rows::new(Activation::F32, k, &row, 1),
+//!     Tile::new(&mut out, 16, 1, 16),
+//! );
+//! assert_eq!(out, [32.0; 16]);
+//! ```
+
+mod activation;
+mod dispatch;
+mod format;
+mod isa;
+mod matmul;
+mod panel;
+mod simd;
+
+pub use activation::{Activation, Rows};
+pub use dispatch::{Kernels, Tile};
+pub use format::Format;
+pub use isa::Isa;
+pub use panel::{pack_panel, unpack_row};
+
+/// Output rows in a panel.
+pub const PANEL_ROWS: usize = simd::LANES;

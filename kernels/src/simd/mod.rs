@@ -1,0 +1,150 @@
+//! The vector vocabulary that every kernel is written in, and one implementation of it per
+//! instruction set.
+//!
+//! Vectors have the same shape everywhere: 64 bytes, sixteen `i32`, sixteen `f32`. A narrow
+//! instruction set holds each as several registers, so a kernel is written once and gives the
+//! same bits on all of them.
+
+pub(crate) mod portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86;
+
+/// Lanes of [`Simd::F`] and [`Simd::I`], and rows of a panel.
+pub const LANES: usize = 16;
+
+/// An instruction set: a zero-sized token whose methods are single instructions, or the shortest
+/// sequence that does the same.
+///
+/// # Safety
+/// Every method may be called only while the CPU has the instruction set, and has to be inlined
+/// into a function that enables it: that is what the entry points do. Pointers must be valid for
+/// the bytes that a method names, with no alignment.
+pub(crate) unsafe trait Simd: Copy {
+    /// 64 bytes.
+    type B: Copy;
+    /// Sixteen `i32`.
+    type I: Copy;
+    /// Sixteen `f32`.
+    type F: Copy;
+    /// Four activations, repeated for each of the sixteen rows.
+    type X: Copy;
+    /// Running dot products of sixteen rows of unsigned codes.
+    type Acc: Copy;
+    /// 64 signed codes made ready for [`dot_s`](Self::dot_s).
+    type S8: Copy;
+
+    /// The most rows of activations that one pass over a panel keeps in registers: 1, 2, 4, 8 or 12.
+    const MAX_ROWS: usize;
+    /// What [`prep_s`](Self::prep_s) adds to signed codes: 0, or 128 where the dot product wants
+    /// them unsigned.
+    const S8_BIAS: i32;
+
+    unsafe fn prefetch(self, p: *const u8);
+
+    // 64 bytes
+    unsafe fn b_load(self, p: *const u8) -> Self::B;
+    unsafe fn b_splat(self, v: u8) -> Self::B;
+    unsafe fn b_and(self, a: Self::B, b: Self::B) -> Self::B;
+    unsafe fn b_or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Shifts 16-bit lanes right: bits cross bytes, the caller masks.
+    unsafe fn b_shr<const N: i32>(self, a: Self::B) -> Self::B;
+    /// Shifts 16-bit lanes left: bits cross bytes, the caller masks.
+    unsafe fn b_shl<const N: i32>(self, a: Self::B) -> Self::B;
+
+    // Dot products: row r takes bytes 4 r .. 4 r + 4 of a vector against the same 4 activations.
+    /// Reads 4 activations.
+    unsafe fn x_load(self, p: *const i8) -> Self::X;
+    /// Starts every row at the `i32` at `start`.
+    unsafe fn acc_start(self, start: *const i32) -> Self::Acc;
+    unsafe fn acc_zero(self) -> Self::Acc;
+    /// Adds the products of unsigned codes. Between two [`flush`](Self::flush)es at most 8 calls
+    /// with 4-bit codes, 4 with 5-bit ones, 2 with 6-bit ones.
+    unsafe fn dot_u(self, acc: Self::Acc, w: Self::B, x: Self::X) -> Self::Acc;
+    /// Widens what narrow accumulators hold.
+    unsafe fn flush(self, acc: Self::Acc) -> Self::Acc;
+    /// The dot products, flushed.
+    unsafe fn finish(self, acc: Self::Acc) -> Self::I;
+    unsafe fn prep_s(self, w: Self::B) -> Self::S8;
+    /// Adds the products of signed codes; activations are never -128.
+    unsafe fn dot_s(self, acc: Self::I, w: Self::S8, x: Self::X) -> Self::I;
+    /// Adds products of sixteen pairs of `i16` (`a` holds them as `i32` lanes).
+    unsafe fn dot_pairs(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    // Sixteen i32
+    /// Every lane the `i32` at `p`.
+    unsafe fn i_splat_at(self, p: *const i32) -> Self::I;
+    unsafe fn i_splat(self, v: i32) -> Self::I;
+    unsafe fn i_add(self, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn i_sub(self, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn i_and(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The low 32 bits of the products; both factors fit in signed 18 and 14 bits.
+    unsafe fn i_mul_small(self, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn i_shl<const N: i32>(self, a: Self::I) -> Self::I;
+    /// Shifts zeros in.
+    unsafe fn i_shr<const N: i32>(self, a: Self::I) -> Self::I;
+    /// Sixteen signed bytes, widened.
+    unsafe fn i_load_i8(self, p: *const i8) -> Self::I;
+    /// Sixteen unsigned bytes, widened.
+    unsafe fn i_load_u8(self, p: *const u8) -> Self::I;
+    unsafe fn i_to_f(self, a: Self::I) -> Self::F;
+    /// Rounds to the nearest, ties to even; the values fit in `i32`.
+    unsafe fn f_to_i(self, a: Self::F) -> Self::I;
+    /// Stores the low byte of each lane: 16 bytes. The values fit in `i8`.
+    unsafe fn i_store_i8(self, p: *mut i8, a: Self::I);
+    unsafe fn i_from_bits(self, a: Self::F) -> Self::I;
+    unsafe fn f_from_bits(self, a: Self::I) -> Self::F;
+
+    // Sixteen f32
+    unsafe fn f_load(self, p: *const f32) -> Self::F;
+    unsafe fn f_store(self, p: *mut f32, a: Self::F);
+    unsafe fn f_splat(self, v: f32) -> Self::F;
+    /// Every lane the `f32` at `p`.
+    unsafe fn f_splat_at(self, p: *const f32) -> Self::F;
+    unsafe fn f_add(self, a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn f_sub(self, a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn f_mul(self, a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn f_div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`, lane by lane, which fixes NaN and signed zero.
+    unsafe fn f_max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`.
+    unsafe fn f_min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Clears the sign.
+    unsafe fn f_abs(self, a: Self::F) -> Self::F;
+    /// `a * b + c`, fused where the instruction set has it, else rounded twice.
+    unsafe fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Sixteen half floats; exact, subnormals, infinities and NaN included.
+    unsafe fn f_load_f16(self, p: *const u16) -> Self::F;
+    /// Stores sixteen half floats, rounded to nearest even.
+    unsafe fn f_store_f16(self, p: *mut u16, a: Self::F);
+    /// Sixteen bfloat16; exact.
+    unsafe fn f_load_bf16(self, p: *const u16) -> Self::F;
+
+    /// Sum of the lanes, in one order on every instruction set.
+    #[inline(always)]
+    unsafe fn f_sum(self, a: Self::F) -> f32 {
+        let mut v = [0.0f32; LANES];
+        // SAFETY: `v` has sixteen lanes; the caller vouches for the instruction set.
+        unsafe { self.f_store(v.as_mut_ptr(), a) };
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                v[i] += v[i + width];
+            }
+            width /= 2;
+        }
+        v[0]
+    }
+
+    /// Greatest lane, as [`f_max`](Self::f_max) compares.
+    #[inline(always)]
+    unsafe fn f_greatest(self, a: Self::F) -> f32 {
+        let mut v = [0.0f32; LANES];
+        // SAFETY: `v` has sixteen lanes; the caller vouches for the instruction set.
+        unsafe { self.f_store(v.as_mut_ptr(), a) };
+        let mut best = v[0];
+        for &lane in &v[1..] {
+            best = if lane > best { lane } else { best };
+        }
+        best
+    }
+}

@@ -1,0 +1,256 @@
+//! No SIMD at all: the tier of every other processor, and the yardstick of the tests.
+#![expect(unsafe_code, reason = "implements the unsafe trait of the kernels; reads raw panels")]
+#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of every method is the trait's")]
+
+use half::{bf16, f16};
+
+use super::{LANES, Simd};
+
+/// The token of the portable tier.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+macro_rules! lanes {
+    ($i:ident => $e:expr) => {{
+        let mut out = [Default::default(); LANES];
+        let mut $i = 0;
+        while $i < LANES {
+            out[$i] = $e;
+            $i += 1;
+        }
+        out
+    }};
+}
+
+macro_rules! bytes {
+    ($i:ident => $e:expr) => {{
+        let mut out = [0u8; 64];
+        let mut $i = 0;
+        while $i < 64 {
+            out[$i] = $e;
+            $i += 1;
+        }
+        out
+    }};
+}
+
+#[inline(always)]
+fn halves(a: [u8; 64], f: impl Fn(u16) -> u16) -> [u8; 64] {
+    let mut out = [0u8; 64];
+    for (o, i) in out.chunks_exact_mut(2).zip(a.chunks_exact(2)) {
+        o.copy_from_slice(&f(u16::from_le_bytes([i[0], i[1]])).to_le_bytes());
+    }
+    out
+}
+
+// SAFETY: plain Rust; nothing here needs an instruction set.
+unsafe impl Simd for Portable {
+    type B = [u8; 64];
+    type I = [i32; LANES];
+    type F = [f32; LANES];
+    type X = [i8; 4];
+    type Acc = [i32; LANES];
+    type S8 = [u8; 64];
+
+    const MAX_ROWS: usize = 4;
+    const S8_BIAS: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn prefetch(self, _p: *const u8) {}
+    #[inline(always)]
+    unsafe fn b_load(self, p: *const u8) -> Self::B {
+        p.cast::<[u8; 64]>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn b_splat(self, v: u8) -> Self::B {
+        [v; 64]
+    }
+    #[inline(always)]
+    unsafe fn b_and(self, a: Self::B, b: Self::B) -> Self::B {
+        bytes!(i => a[i] & b[i])
+    }
+    #[inline(always)]
+    unsafe fn b_or(self, a: Self::B, b: Self::B) -> Self::B {
+        bytes!(i => a[i] | b[i])
+    }
+    #[inline(always)]
+    unsafe fn b_shr<const N: i32>(self, a: Self::B) -> Self::B {
+        halves(a, |v| v >> N)
+    }
+    #[inline(always)]
+    unsafe fn b_shl<const N: i32>(self, a: Self::B) -> Self::B {
+        halves(a, |v| v << N)
+    }
+    #[inline(always)]
+    unsafe fn x_load(self, p: *const i8) -> Self::X {
+        p.cast::<[i8; 4]>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn acc_start(self, start: *const i32) -> Self::Acc {
+        [start.read_unaligned(); LANES]
+    }
+    #[inline(always)]
+    unsafe fn acc_zero(self) -> Self::Acc {
+        [0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn dot_u(self, mut acc: Self::Acc, w: Self::B, x: Self::X) -> Self::Acc {
+        for r in 0..LANES {
+            for c in 0..4 {
+                acc[r] += i32::from(w[4 * r + c]) * i32::from(x[c]);
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    unsafe fn flush(self, acc: Self::Acc) -> Self::Acc {
+        acc
+    }
+    #[inline(always)]
+    unsafe fn finish(self, acc: Self::Acc) -> Self::I {
+        acc
+    }
+    #[inline(always)]
+    unsafe fn prep_s(self, w: Self::B) -> Self::S8 {
+        w
+    }
+    #[inline(always)]
+    unsafe fn dot_s(self, mut acc: Self::I, w: Self::S8, x: Self::X) -> Self::I {
+        for r in 0..LANES {
+            for c in 0..4 {
+                acc[r] += i32::from(w[4 * r + c] as i8) * i32::from(x[c]);
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        lanes!(i => acc[i]
+            + i32::from(a[i] as i16) * i32::from(b[i] as i16)
+            + (a[i] >> 16) * (b[i] >> 16))
+    }
+    #[inline(always)]
+    unsafe fn i_splat_at(self, p: *const i32) -> Self::I {
+        [p.read_unaligned(); LANES]
+    }
+    #[inline(always)]
+    unsafe fn i_splat(self, v: i32) -> Self::I {
+        [v; LANES]
+    }
+    #[inline(always)]
+    unsafe fn i_add(self, a: Self::I, b: Self::I) -> Self::I {
+        lanes!(i => a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn i_sub(self, a: Self::I, b: Self::I) -> Self::I {
+        lanes!(i => a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn i_and(self, a: Self::I, b: Self::I) -> Self::I {
+        lanes!(i => a[i] & b[i])
+    }
+    #[inline(always)]
+    unsafe fn i_mul_small(self, a: Self::I, b: Self::I) -> Self::I {
+        lanes!(i => a[i].wrapping_mul(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn i_shl<const N: i32>(self, a: Self::I) -> Self::I {
+        lanes!(i => a[i] << N)
+    }
+    #[inline(always)]
+    unsafe fn i_shr<const N: i32>(self, a: Self::I) -> Self::I {
+        lanes!(i => (a[i] as u32 >> N) as i32)
+    }
+    #[inline(always)]
+    unsafe fn i_load_i8(self, p: *const i8) -> Self::I {
+        lanes!(i => i32::from(p.add(i).read()))
+    }
+    #[inline(always)]
+    unsafe fn i_load_u8(self, p: *const u8) -> Self::I {
+        lanes!(i => i32::from(p.add(i).read()))
+    }
+    #[inline(always)]
+    unsafe fn i_to_f(self, a: Self::I) -> Self::F {
+        lanes!(i => a[i] as f32)
+    }
+    #[inline(always)]
+    unsafe fn f_to_i(self, a: Self::F) -> Self::I {
+        lanes!(i => a[i].round_ties_even() as i32)
+    }
+    #[inline(always)]
+    unsafe fn i_store_i8(self, p: *mut i8, a: Self::I) {
+        for (i, v) in a.into_iter().enumerate() {
+            p.add(i).write(v as i8);
+        }
+    }
+    #[inline(always)]
+    unsafe fn i_from_bits(self, a: Self::F) -> Self::I {
+        lanes!(i => a[i].to_bits() as i32)
+    }
+    #[inline(always)]
+    unsafe fn f_from_bits(self, a: Self::I) -> Self::F {
+        lanes!(i => f32::from_bits(a[i] as u32))
+    }
+    #[inline(always)]
+    unsafe fn f_load(self, p: *const f32) -> Self::F {
+        p.cast::<[f32; LANES]>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn f_store(self, p: *mut f32, a: Self::F) {
+        p.cast::<[f32; LANES]>().write_unaligned(a);
+    }
+    #[inline(always)]
+    unsafe fn f_splat(self, v: f32) -> Self::F {
+        [v; LANES]
+    }
+    #[inline(always)]
+    unsafe fn f_splat_at(self, p: *const f32) -> Self::F {
+        [p.read_unaligned(); LANES]
+    }
+    #[inline(always)]
+    unsafe fn f_add(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(i => a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn f_sub(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(i => a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn f_mul(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(i => a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn f_div(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(i => a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(i => if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn f_min(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(i => if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn f_abs(self, a: Self::F) -> Self::F {
+        lanes!(i => f32::from_bits(a[i].to_bits() & 0x7fff_ffff))
+    }
+    #[inline(always)]
+    unsafe fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        lanes!(i => a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn f_load_f16(self, p: *const u16) -> Self::F {
+        lanes!(i => f16::from_bits(p.add(i).read_unaligned()).to_f32_const())
+    }
+    #[inline(always)]
+    unsafe fn f_store_f16(self, p: *mut u16, a: Self::F) {
+        for (i, v) in a.into_iter().enumerate() {
+            p.add(i).write_unaligned(f16::from_f32_const(v).to_bits());
+        }
+    }
+    #[inline(always)]
+    unsafe fn f_load_bf16(self, p: *const u16) -> Self::F {
+        lanes!(i => bf16::from_bits(p.add(i).read_unaligned()).to_f32_const())
+    }
+}
