@@ -28,6 +28,8 @@
 //! assert_eq!(out, [32.0; 16]);
 //! ```
 
+#![allow(unsafe_code, reason = "kernels are where unsafe code lives: intrinsics and raw panels")]
+
 mod activation;
 mod dispatch;
 mod format;

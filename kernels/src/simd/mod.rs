@@ -33,11 +33,11 @@ pub(crate) unsafe trait Simd: Copy {
     /// 64 signed codes made ready for [`dot_s`](Self::dot_s).
     type S8: Copy;
 
-    /// The most rows of activations that one pass over a panel keeps in registers: 1, 2, 4, 8 or 12.
-    const MAX_ROWS: usize;
     /// What [`prep_s`](Self::prep_s) adds to signed codes: 0, or 128 where the dot product wants
     /// them unsigned.
     const S8_BIAS: i32;
+    /// Whether [`Acc`](Self::Acc) is 32 bits wide and never needs a [`flush`](Self::flush).
+    const WIDE: bool;
 
     unsafe fn prefetch(self, p: *const u8);
 
@@ -54,16 +54,22 @@ pub(crate) unsafe trait Simd: Copy {
     // Dot products: row r takes bytes 4 r .. 4 r + 4 of a vector against the same 4 activations.
     /// Reads 4 activations.
     unsafe fn x_load(self, p: *const i8) -> Self::X;
-    /// Starts every row at the `i32` at `start`.
-    unsafe fn acc_start(self, start: *const i32) -> Self::Acc;
     unsafe fn acc_zero(self) -> Self::Acc;
-    /// Adds the products of unsigned codes. Between two [`flush`](Self::flush)es at most 8 calls
-    /// with 4-bit codes, 4 with 5-bit ones, 2 with 6-bit ones.
+    /// Starts every row at the `i32` at `start`, or at zero where that costs an instruction:
+    /// [`finish`](Self::finish) of the same `start` completes it.
+    unsafe fn acc_start(self, start: *const i32) -> Self::Acc;
+    /// Adds the products of unsigned codes. Between two [`flush`](Self::flush)es, or
+    /// [`scale_add`](Self::scale_add)s of a fresh accumulator, at most 8 calls with 4-bit codes,
+    /// 4 with 5-bit ones, 2 with 6-bit ones.
     unsafe fn dot_u(self, acc: Self::Acc, w: Self::B, x: Self::X) -> Self::Acc;
     /// Widens what narrow accumulators hold.
     unsafe fn flush(self, acc: Self::Acc) -> Self::Acc;
-    /// The dot products, flushed.
-    unsafe fn finish(self, acc: Self::Acc) -> Self::I;
+    /// The dot products of an accumulator that [`acc_start`](Self::acc_start) began at `start`.
+    unsafe fn finish(self, acc: Self::Acc, start: *const i32) -> Self::I;
+    /// Makes sixteen factors of 8 bits ready for [`scale_add`](Self::scale_add).
+    unsafe fn prep_scale(self, scale: Self::I) -> Self::I;
+    /// `total + scale * acc` for an accumulator of [`acc_zero`](Self::acc_zero), never flushed.
+    unsafe fn scale_add(self, total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I;
     unsafe fn prep_s(self, w: Self::B) -> Self::S8;
     /// Adds the products of signed codes; activations are never -128.
     unsafe fn dot_s(self, acc: Self::I, w: Self::S8, x: Self::X) -> Self::I;
@@ -77,8 +83,6 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn i_add(self, a: Self::I, b: Self::I) -> Self::I;
     unsafe fn i_sub(self, a: Self::I, b: Self::I) -> Self::I;
     unsafe fn i_and(self, a: Self::I, b: Self::I) -> Self::I;
-    /// The low 32 bits of the products; both factors fit in signed 18 and 14 bits.
-    unsafe fn i_mul_small(self, a: Self::I, b: Self::I) -> Self::I;
     unsafe fn i_shl<const N: i32>(self, a: Self::I) -> Self::I;
     /// Shifts zeros in.
     unsafe fn i_shr<const N: i32>(self, a: Self::I) -> Self::I;
@@ -91,6 +95,8 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn f_to_i(self, a: Self::F) -> Self::I;
     /// Stores the low byte of each lane: 16 bytes. The values fit in `i8`.
     unsafe fn i_store_i8(self, p: *mut i8, a: Self::I);
+    /// The same 64 bytes.
+    unsafe fn i_from_b(self, a: Self::B) -> Self::I;
     unsafe fn i_from_bits(self, a: Self::F) -> Self::I;
     unsafe fn f_from_bits(self, a: Self::I) -> Self::F;
 

@@ -1,5 +1,4 @@
 //! No SIMD at all: the tier of every other processor, and the yardstick of the tests.
-#![expect(unsafe_code, reason = "implements the unsafe trait of the kernels; reads raw panels")]
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of every method is the trait's")]
 
 use half::{bf16, f16};
@@ -52,8 +51,8 @@ unsafe impl Simd for Portable {
     type Acc = [i32; LANES];
     type S8 = [u8; 64];
 
-    const MAX_ROWS: usize = 4;
     const S8_BIAS: i32 = 0;
+    const WIDE: bool = true;
 
     #[inline(always)]
     unsafe fn prefetch(self, _p: *const u8) {}
@@ -107,8 +106,16 @@ unsafe impl Simd for Portable {
         acc
     }
     #[inline(always)]
-    unsafe fn finish(self, acc: Self::Acc) -> Self::I {
+    unsafe fn finish(self, acc: Self::Acc, _start: *const i32) -> Self::I {
         acc
+    }
+    #[inline(always)]
+    unsafe fn prep_scale(self, scale: Self::I) -> Self::I {
+        scale
+    }
+    #[inline(always)]
+    unsafe fn scale_add(self, total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I {
+        lanes!(i => total[i] + acc[i] * scale[i])
     }
     #[inline(always)]
     unsafe fn prep_s(self, w: Self::B) -> Self::S8 {
@@ -150,10 +157,6 @@ unsafe impl Simd for Portable {
         lanes!(i => a[i] & b[i])
     }
     #[inline(always)]
-    unsafe fn i_mul_small(self, a: Self::I, b: Self::I) -> Self::I {
-        lanes!(i => a[i].wrapping_mul(b[i]))
-    }
-    #[inline(always)]
     unsafe fn i_shl<const N: i32>(self, a: Self::I) -> Self::I {
         lanes!(i => a[i] << N)
     }
@@ -182,6 +185,10 @@ unsafe impl Simd for Portable {
         for (i, v) in a.into_iter().enumerate() {
             p.add(i).write(v as i8);
         }
+    }
+    #[inline(always)]
+    unsafe fn i_from_b(self, a: Self::B) -> Self::I {
+        lanes!(i => i32::from_le_bytes([a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3]]))
     }
     #[inline(always)]
     unsafe fn i_from_bits(self, a: Self::F) -> Self::I {

@@ -1,0 +1,453 @@
+//! x86-64: one register's instructions per tier, lifted to the 64-byte vectors of [`Simd`].
+#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of every method is the trait's")]
+
+mod r128;
+mod r256;
+mod r512;
+
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+use super::{LANES, Simd};
+
+pub(crate) use r128::{Sse2, Ssse3};
+pub(crate) use r256::{Avx2, AvxVnni};
+pub(crate) use r512::{Avx512, Avx512Vnni};
+
+/// Instructions on one register of `BYTES` bytes; the names and contracts are those of [`Simd`].
+///
+/// # Safety
+/// As for [`Simd`].
+pub(crate) unsafe trait Reg: Copy {
+    type I: Copy;
+    type F: Copy;
+    type X: Copy;
+    type Acc: Copy;
+    type S8: Copy;
+    const BYTES: usize;
+    const S8_BIAS: i32;
+    const WIDE: bool;
+
+    unsafe fn load(p: *const u8) -> Self::I;
+    unsafe fn store(p: *mut u8, a: Self::I);
+    unsafe fn splat8(v: u8) -> Self::I;
+    unsafe fn splat32(v: i32) -> Self::I;
+    unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn shr16<const N: i32>(a: Self::I) -> Self::I;
+    unsafe fn shl16<const N: i32>(a: Self::I) -> Self::I;
+    unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I;
+    unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I;
+    unsafe fn add32(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn sub32(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn madd16(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn widen_i8(p: *const i8) -> Self::I;
+    unsafe fn widen_u8(p: *const u8) -> Self::I;
+
+    unsafe fn x_load(p: *const i8) -> Self::X;
+    unsafe fn acc_zero() -> Self::Acc;
+    unsafe fn acc_start(start: *const i32) -> Self::Acc;
+    unsafe fn dot_u(acc: Self::Acc, w: Self::I, x: Self::X) -> Self::Acc;
+    unsafe fn flush(acc: Self::Acc) -> Self::Acc;
+    unsafe fn finish(acc: Self::Acc, start: *const i32) -> Self::I;
+    unsafe fn prep_scale(scale: Self::I) -> Self::I;
+    unsafe fn scale_add(total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I;
+    unsafe fn prep_s(w: Self::I) -> Self::S8;
+    unsafe fn dot_s(acc: Self::I, w: Self::S8, x: Self::X) -> Self::I;
+
+    unsafe fn to_f(a: Self::I) -> Self::F;
+    unsafe fn to_i(a: Self::F) -> Self::I;
+    unsafe fn bits_i(a: Self::F) -> Self::I;
+    unsafe fn bits_f(a: Self::I) -> Self::F;
+    unsafe fn loadf(p: *const f32) -> Self::F;
+    unsafe fn storef(p: *mut f32, a: Self::F);
+    unsafe fn splatf(v: f32) -> Self::F;
+    unsafe fn addf(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn subf(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mulf(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn divf(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn maxf(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn minf(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn fmaf(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn load_f16(p: *const u16) -> Self::F;
+    unsafe fn store_f16(p: *mut u16, a: Self::F);
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
+}
+
+/// `N` registers of `R` as one vector of 64 bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Wide<R, const N: usize>(R);
+
+impl<R: Reg, const N: usize> Wide<R, N> {
+    pub(crate) const fn new(reg: R) -> Self {
+        assert!(N * R::BYTES == 64, "a vector has 64 bytes");
+        Self(reg)
+    }
+}
+
+/// The same instruction on each register: `lift!(r => e)` is `[e with r = 0, ...]`.
+macro_rules! lift {
+    ($r:ident => $e:expr) => {{
+        let mut out = [{ let $r = 0; $e }; N];
+        if N > 1 { let $r = 1; out[$r] = $e; }
+        if N > 2 {
+            { let $r = 2; out[$r] = $e; }
+            { let $r = 3; out[$r] = $e; }
+        }
+        out
+    }};
+}
+
+macro_rules! lifted {
+    ($($name:ident ($($arg:ident : $ty:ident),*) -> $out:ident = $op:ident;)*) => { $(
+        #[inline(always)]
+        unsafe fn $name(self $(, $arg: Self::$ty)*) -> Self::$out {
+            lift!(r => R::$op($($arg[r]),*))
+        }
+    )* };
+}
+
+macro_rules! lifted_shift {
+    ($($name:ident ($ty:ident) = $op:ident;)*) => { $(
+        #[inline(always)]
+        unsafe fn $name<const S: i32>(self, a: Self::$ty) -> Self::$ty {
+            lift!(r => R::$op::<S>(a[r]))
+        }
+    )* };
+}
+
+// SAFETY: every method is its register's, on each part of the vector.
+unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
+    type B = [R::I; N];
+    type I = [R::I; N];
+    type F = [R::F; N];
+    type X = R::X;
+    type Acc = [R::Acc; N];
+    type S8 = [R::S8; N];
+    const S8_BIAS: i32 = R::S8_BIAS;
+    const WIDE: bool = R::WIDE;
+
+    lifted! {
+        b_and(a: B, b: B) -> B = and;
+        b_or(a: B, b: B) -> B = or;
+        acc_zero() -> Acc = acc_zero;
+        flush(acc: Acc) -> Acc = flush;
+        prep_scale(scale: I) -> I = prep_scale;
+        scale_add(total: I, acc: Acc, scale: I) -> I = scale_add;
+        prep_s(w: B) -> S8 = prep_s;
+        i_add(a: I, b: I) -> I = add32;
+        i_sub(a: I, b: I) -> I = sub32;
+        i_and(a: I, b: I) -> I = and;
+        i_to_f(a: I) -> F = to_f;
+        f_to_i(a: F) -> I = to_i;
+        i_from_bits(a: F) -> I = bits_i;
+        f_from_bits(a: I) -> F = bits_f;
+        f_add(a: F, b: F) -> F = addf;
+        f_sub(a: F, b: F) -> F = subf;
+        f_mul(a: F, b: F) -> F = mulf;
+        f_div(a: F, b: F) -> F = divf;
+        f_max(a: F, b: F) -> F = maxf;
+        f_min(a: F, b: F) -> F = minf;
+        f_fma(a: F, b: F, c: F) -> F = fmaf;
+    }
+    lifted_shift! {
+        b_shr(B) = shr16;
+        b_shl(B) = shl16;
+        i_shr(I) = shr32;
+        i_shl(I) = shl32;
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(self, p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    unsafe fn b_load(self, p: *const u8) -> Self::B {
+        lift!(r => R::load(p.add(r * R::BYTES)))
+    }
+    #[inline(always)]
+    unsafe fn b_splat(self, v: u8) -> Self::B {
+        [R::splat8(v); N]
+    }
+    #[inline(always)]
+    unsafe fn x_load(self, p: *const i8) -> Self::X {
+        R::x_load(p)
+    }
+    #[inline(always)]
+    unsafe fn acc_start(self, start: *const i32) -> Self::Acc {
+        [R::acc_start(start); N]
+    }
+    #[inline(always)]
+    unsafe fn dot_u(self, acc: Self::Acc, w: Self::B, x: Self::X) -> Self::Acc {
+        lift!(r => R::dot_u(acc[r], w[r], x))
+    }
+    #[inline(always)]
+    unsafe fn finish(self, acc: Self::Acc, start: *const i32) -> Self::I {
+        lift!(r => R::finish(acc[r], start))
+    }
+    #[inline(always)]
+    unsafe fn dot_s(self, acc: Self::I, w: Self::S8, x: Self::X) -> Self::I {
+        lift!(r => R::dot_s(acc[r], w[r], x))
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        lift!(r => R::add32(acc[r], R::madd16(a[r], b[r])))
+    }
+    #[inline(always)]
+    unsafe fn i_splat_at(self, p: *const i32) -> Self::I {
+        [R::splat32(p.read_unaligned()); N]
+    }
+    #[inline(always)]
+    unsafe fn i_splat(self, v: i32) -> Self::I {
+        [R::splat32(v); N]
+    }
+    #[inline(always)]
+    unsafe fn i_load_i8(self, p: *const i8) -> Self::I {
+        lift!(r => R::widen_i8(p.add(r * R::BYTES / 4)))
+    }
+    #[inline(always)]
+    unsafe fn i_load_u8(self, p: *const u8) -> Self::I {
+        lift!(r => R::widen_u8(p.add(r * R::BYTES / 4)))
+    }
+    #[inline(always)]
+    unsafe fn i_store_i8(self, p: *mut i8, a: Self::I) {
+        let mut wide = [0i32; LANES];
+        for (r, &part) in a.iter().enumerate() {
+            R::store(wide.as_mut_ptr().cast::<u8>().add(r * R::BYTES), part);
+        }
+        for (i, v) in wide.into_iter().enumerate() {
+            p.add(i).write(v as i8);
+        }
+    }
+    #[inline(always)]
+    unsafe fn i_from_b(self, a: Self::B) -> Self::I {
+        a
+    }
+    #[inline(always)]
+    unsafe fn f_load(self, p: *const f32) -> Self::F {
+        lift!(r => R::loadf(p.add(r * R::BYTES / 4)))
+    }
+    #[inline(always)]
+    unsafe fn f_store(self, p: *mut f32, a: Self::F) {
+        for (r, &part) in a.iter().enumerate() {
+            R::storef(p.add(r * R::BYTES / 4), part);
+        }
+    }
+    #[inline(always)]
+    unsafe fn f_splat(self, v: f32) -> Self::F {
+        [R::splatf(v); N]
+    }
+    #[inline(always)]
+    unsafe fn f_splat_at(self, p: *const f32) -> Self::F {
+        [R::splatf(p.read_unaligned()); N]
+    }
+    #[inline(always)]
+    unsafe fn f_abs(self, a: Self::F) -> Self::F {
+        let mask = R::splat32(0x7fff_ffff);
+        lift!(r => R::bits_f(R::and(R::bits_i(a[r]), mask)))
+    }
+    #[inline(always)]
+    unsafe fn f_load_f16(self, p: *const u16) -> Self::F {
+        lift!(r => R::load_f16(p.add(r * R::BYTES / 4)))
+    }
+    #[inline(always)]
+    unsafe fn f_store_f16(self, p: *mut u16, a: Self::F) {
+        for (r, &part) in a.iter().enumerate() {
+            R::store_f16(p.add(r * R::BYTES / 4), part);
+        }
+    }
+    #[inline(always)]
+    unsafe fn f_load_bf16(self, p: *const u16) -> Self::F {
+        lift!(r => R::load_bf16(p.add(r * R::BYTES / 4)))
+    }
+}
+
+/// What the tiers of one register width share: their intrinsics differ by name alone.
+macro_rules! common {
+    ($load:ident $store:ident $splat8:ident $splat32:ident $and:ident $or:ident
+     $shr16:ident $shl16:ident $shr32:ident $shl32:ident $add32:ident $sub32:ident $madd:ident
+     $to_f:ident $to_i:ident $bits_i:ident $bits_f:ident
+     $loadf:ident $storef:ident $splatf:ident $addf:ident $subf:ident $mulf:ident $divf:ident
+     $maxf:ident $minf:ident) => {
+        #[inline(always)]
+        unsafe fn load(p: *const u8) -> Self::I {
+            $load(p.cast())
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut u8, a: Self::I) {
+            $store(p.cast(), a)
+        }
+        #[inline(always)]
+        unsafe fn splat8(v: u8) -> Self::I {
+            $splat8(v as i8)
+        }
+        #[inline(always)]
+        unsafe fn splat32(v: i32) -> Self::I {
+            $splat32(v)
+        }
+        #[inline(always)]
+        unsafe fn and(a: Self::I, b: Self::I) -> Self::I {
+            $and(a, b)
+        }
+        #[inline(always)]
+        unsafe fn or(a: Self::I, b: Self::I) -> Self::I {
+            $or(a, b)
+        }
+        #[inline(always)]
+        unsafe fn add32(a: Self::I, b: Self::I) -> Self::I {
+            $add32(a, b)
+        }
+        #[inline(always)]
+        unsafe fn sub32(a: Self::I, b: Self::I) -> Self::I {
+            $sub32(a, b)
+        }
+        #[inline(always)]
+        unsafe fn madd16(a: Self::I, b: Self::I) -> Self::I {
+            $madd(a, b)
+        }
+        #[inline(always)]
+        unsafe fn to_f(a: Self::I) -> Self::F {
+            $to_f(a)
+        }
+        #[inline(always)]
+        unsafe fn to_i(a: Self::F) -> Self::I {
+            $to_i(a)
+        }
+        #[inline(always)]
+        unsafe fn bits_i(a: Self::F) -> Self::I {
+            $bits_i(a)
+        }
+        #[inline(always)]
+        unsafe fn bits_f(a: Self::I) -> Self::F {
+            $bits_f(a)
+        }
+        #[inline(always)]
+        unsafe fn loadf(p: *const f32) -> Self::F {
+            $loadf(p)
+        }
+        #[inline(always)]
+        unsafe fn storef(p: *mut f32, a: Self::F) {
+            $storef(p, a)
+        }
+        #[inline(always)]
+        unsafe fn splatf(v: f32) -> Self::F {
+            $splatf(v)
+        }
+        #[inline(always)]
+        unsafe fn addf(a: Self::F, b: Self::F) -> Self::F {
+            $addf(a, b)
+        }
+        #[inline(always)]
+        unsafe fn subf(a: Self::F, b: Self::F) -> Self::F {
+            $subf(a, b)
+        }
+        #[inline(always)]
+        unsafe fn mulf(a: Self::F, b: Self::F) -> Self::F {
+            $mulf(a, b)
+        }
+        #[inline(always)]
+        unsafe fn divf(a: Self::F, b: Self::F) -> Self::F {
+            $divf(a, b)
+        }
+        #[inline(always)]
+        unsafe fn maxf(a: Self::F, b: Self::F) -> Self::F {
+            $maxf(a, b)
+        }
+        #[inline(always)]
+        unsafe fn minf(a: Self::F, b: Self::F) -> Self::F {
+            $minf(a, b)
+        }
+    };
+}
+use common;
+
+/// Unsigned times signed bytes where pairs of products are summed in `i16` (`pmaddubsw`).
+///
+/// An accumulator is sixteen-bit sums beside the thirty-two-bit ones that [`Reg::flush`] moves
+/// them into.
+macro_rules! narrow_dot {
+    ($maddubs:ident $add16:ident) => {
+        type Acc = (Self::I, Self::I);
+        const WIDE: bool = false;
+
+        #[inline(always)]
+        unsafe fn acc_zero() -> Self::Acc {
+            (Self::splat32(0), Self::splat32(0))
+        }
+        #[inline(always)]
+        unsafe fn acc_start(_start: *const i32) -> Self::Acc {
+            Self::acc_zero()
+        }
+        #[inline(always)]
+        unsafe fn dot_u((narrow, wide): Self::Acc, w: Self::I, x: Self::X) -> Self::Acc {
+            ($add16(narrow, $maddubs(w, x)), wide)
+        }
+        #[inline(always)]
+        unsafe fn flush((narrow, wide): Self::Acc) -> Self::Acc {
+            let ones = Self::splat32(0x0001_0001);
+            (Self::splat32(0), Self::add32(wide, Self::madd16(narrow, ones)))
+        }
+        #[inline(always)]
+        unsafe fn finish(acc: Self::Acc, start: *const i32) -> Self::I {
+            Self::add32(Self::flush(acc).1, Self::splat32(start.read_unaligned()))
+        }
+        /// A factor per pair of sixteen-bit sums: it multiplies in the widening itself.
+        #[inline(always)]
+        unsafe fn prep_scale(scale: Self::I) -> Self::I {
+            let low = Self::and(scale, Self::splat32(0xffff));
+            Self::or(low, Self::shl32::<16>(scale))
+        }
+        #[inline(always)]
+        unsafe fn scale_add(total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I {
+            Self::add32(total, Self::madd16(acc.0, scale))
+        }
+    };
+}
+use narrow_dot;
+
+/// Unsigned times signed bytes summed by fours in `i32` (`vpdpbusd`).
+macro_rules! vnni_dot {
+    ($dpbusd:ident $mullo32:ident $xor:ident) => {
+        type Acc = Self::I;
+        type S8 = Self::I;
+        const WIDE: bool = true;
+        const S8_BIAS: i32 = 128;
+
+        #[inline(always)]
+        unsafe fn acc_zero() -> Self::Acc {
+            Self::splat32(0)
+        }
+        #[inline(always)]
+        unsafe fn acc_start(start: *const i32) -> Self::Acc {
+            Self::splat32(start.read_unaligned())
+        }
+        #[inline(always)]
+        unsafe fn dot_u(acc: Self::Acc, w: Self::I, x: Self::X) -> Self::Acc {
+            $dpbusd(acc, w, x)
+        }
+        #[inline(always)]
+        unsafe fn flush(acc: Self::Acc) -> Self::Acc {
+            acc
+        }
+        #[inline(always)]
+        unsafe fn finish(acc: Self::Acc, _start: *const i32) -> Self::I {
+            acc
+        }
+        #[inline(always)]
+        unsafe fn prep_scale(scale: Self::I) -> Self::I {
+            scale
+        }
+        #[inline(always)]
+        unsafe fn scale_add(total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I {
+            Self::add32(total, $mullo32(acc, scale))
+        }
+        #[inline(always)]
+        unsafe fn prep_s(w: Self::I) -> Self::S8 {
+            $xor(w, Self::splat8(0x80))
+        }
+        #[inline(always)]
+        unsafe fn dot_s(acc: Self::I, w: Self::S8, x: Self::X) -> Self::I {
+            $dpbusd(acc, w, x)
+        }
+    };
+}
+use vnni_dot;

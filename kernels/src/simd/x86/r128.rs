@@ -1,0 +1,198 @@
+//! 128-bit tiers: SSE2, and SSSE3 with SSE4.1. The AVX tier is the latter in VEX encoding.
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::{Reg, common, narrow_dot};
+
+/// Half to single without F16C, exact for every input, with no denormal operand or result on the
+/// way: those cost a microcode assist each, and small scales are denormal half floats.
+#[inline(always)]
+unsafe fn widen_f16(h: __m128i) -> __m128 {
+    let sign = _mm_slli_epi32::<16>(_mm_and_si128(h, _mm_set1_epi32(0x8000)));
+    let magnitude = _mm_and_si128(h, _mm_set1_epi32(0x7fff));
+    let shifted = _mm_slli_epi32::<13>(magnitude);
+    let rebias = _mm_set1_epi32(112 << 23);
+    // Infinity and NaN need the greatest exponent: rebias them twice.
+    let special = _mm_cmpgt_epi32(magnitude, _mm_set1_epi32(0x7bff));
+    let bits = _mm_add_epi32(_mm_add_epi32(shifted, rebias), _mm_and_si128(special, rebias));
+    // A denormal half m is m * 2^-24 = (1 + m / 1024) * 2^-14 - 2^-14.
+    let denormal = _mm_cmplt_epi32(magnitude, _mm_set1_epi32(0x0400));
+    let one = _mm_set1_epi32(113 << 23);
+    let exact = _mm_sub_ps(_mm_castsi128_ps(_mm_add_epi32(shifted, one)), _mm_castsi128_ps(one));
+    let exact = _mm_and_si128(denormal, _mm_castps_si128(exact));
+    let bits = _mm_or_si128(_mm_andnot_si128(denormal, bits), exact);
+    _mm_castsi128_ps(_mm_or_si128(bits, sign))
+}
+
+macro_rules! sse_common {
+    () => {
+        type I = __m128i;
+        type F = __m128;
+        const BYTES: usize = 16;
+
+        common! {
+            _mm_loadu_si128 _mm_storeu_si128 _mm_set1_epi8 _mm_set1_epi32
+            _mm_and_si128 _mm_or_si128
+            _mm_srli_epi16 _mm_slli_epi16 _mm_srli_epi32 _mm_slli_epi32
+            _mm_add_epi32 _mm_sub_epi32 _mm_madd_epi16
+            _mm_cvtepi32_ps _mm_cvtps_epi32 _mm_castps_si128 _mm_castsi128_ps
+            _mm_loadu_ps _mm_storeu_ps _mm_set1_ps
+            _mm_add_ps _mm_sub_ps _mm_mul_ps _mm_div_ps _mm_max_ps _mm_min_ps
+        }
+
+        #[inline(always)]
+        unsafe fn shr16<const N: i32>(a: Self::I) -> Self::I {
+            _mm_srli_epi16::<N>(a)
+        }
+        #[inline(always)]
+        unsafe fn shl16<const N: i32>(a: Self::I) -> Self::I {
+            _mm_slli_epi16::<N>(a)
+        }
+        #[inline(always)]
+        unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {
+            _mm_srli_epi32::<N>(a)
+        }
+        #[inline(always)]
+        unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
+            _mm_slli_epi32::<N>(a)
+        }
+        #[inline(always)]
+        unsafe fn fmaf(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+            _mm_add_ps(_mm_mul_ps(a, b), c)
+        }
+        #[inline(always)]
+        unsafe fn load_f16(p: *const u16) -> Self::F {
+            widen_f16(_mm_unpacklo_epi16(_mm_loadl_epi64(p.cast()), _mm_setzero_si128()))
+        }
+        #[inline(always)]
+        unsafe fn store_f16(p: *mut u16, a: Self::F) {
+            let mut lanes = [0.0f32; 4];
+            _mm_storeu_ps(lanes.as_mut_ptr(), a);
+            for (i, v) in lanes.into_iter().enumerate() {
+                p.add(i).write_unaligned(f16::from_f32_const(v).to_bits());
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u16) -> Self::F {
+            let wide = _mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64(p.cast()));
+            _mm_castsi128_ps(wide)
+        }
+    };
+}
+
+/// Every x86-64.
+#[derive(Clone, Copy)]
+pub(crate) struct Sse2;
+
+// SAFETY: each method is one intrinsic of SSE2, or a short sequence of them.
+unsafe impl Reg for Sse2 {
+    sse_common!();
+
+    /// Activations 0 and 2, and 1 and 3, as pairs of `i16`.
+    type X = (__m128i, __m128i);
+    type Acc = __m128i;
+    /// Codes 0 and 2, and 1 and 3, of each row as pairs of `i16`.
+    type S8 = (__m128i, __m128i);
+    const S8_BIAS: i32 = 0;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    unsafe fn widen_i8(p: *const i8) -> Self::I {
+        let v = _mm_cvtsi32_si128(p.cast::<i32>().read_unaligned());
+        let v = _mm_unpacklo_epi8(v, v);
+        _mm_srai_epi32::<24>(_mm_unpacklo_epi16(v, v))
+    }
+    #[inline(always)]
+    unsafe fn widen_u8(p: *const u8) -> Self::I {
+        let v = _mm_cvtsi32_si128(p.cast::<i32>().read_unaligned());
+        let zero = _mm_setzero_si128();
+        _mm_unpacklo_epi16(_mm_unpacklo_epi8(v, zero), zero)
+    }
+    #[inline(always)]
+    unsafe fn x_load(p: *const i8) -> Self::X {
+        Self::prep_s(_mm_set1_epi32(p.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn acc_zero() -> Self::Acc {
+        _mm_setzero_si128()
+    }
+    #[inline(always)]
+    unsafe fn acc_start(start: *const i32) -> Self::Acc {
+        _mm_set1_epi32(start.read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn dot_u(acc: Self::Acc, w: Self::I, x: Self::X) -> Self::Acc {
+        let even = _mm_and_si128(w, _mm_set1_epi16(0xff));
+        Self::dot_s(acc, (even, _mm_srli_epi16::<8>(w)), x)
+    }
+    #[inline(always)]
+    unsafe fn flush(acc: Self::Acc) -> Self::Acc {
+        acc
+    }
+    #[inline(always)]
+    unsafe fn finish(acc: Self::Acc, _start: *const i32) -> Self::I {
+        acc
+    }
+    #[inline(always)]
+    unsafe fn prep_scale(scale: Self::I) -> Self::I {
+        scale
+    }
+    /// The product of an 18-bit sum and an 8-bit factor, by halves: SSE2 multiplies 16 bits.
+    #[inline(always)]
+    unsafe fn scale_add(total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I {
+        let even = _mm_mul_epu32(acc, scale);
+        let odd = _mm_mul_epu32(_mm_srli_epi64::<32>(acc), _mm_srli_epi64::<32>(scale));
+        let even = _mm_shuffle_epi32::<0b00_00_10_00>(even);
+        let odd = _mm_shuffle_epi32::<0b00_00_10_00>(odd);
+        // The low 32 bits of a product do not depend on the signs.
+        _mm_add_epi32(total, _mm_unpacklo_epi32(even, odd))
+    }
+    #[inline(always)]
+    unsafe fn prep_s(w: Self::I) -> Self::S8 {
+        (_mm_srai_epi16::<8>(_mm_slli_epi16::<8>(w)), _mm_srai_epi16::<8>(w))
+    }
+    #[inline(always)]
+    unsafe fn dot_s(acc: Self::I, w: Self::S8, x: Self::X) -> Self::I {
+        let acc = _mm_add_epi32(acc, _mm_madd_epi16(w.0, x.0));
+        _mm_add_epi32(acc, _mm_madd_epi16(w.1, x.1))
+    }
+}
+
+/// SSSE3 and SSE4.1.
+#[derive(Clone, Copy)]
+pub(crate) struct Ssse3;
+
+// SAFETY: each method is one intrinsic of SSSE3 or SSE4.1, or a short sequence of them.
+unsafe impl Reg for Ssse3 {
+    sse_common!();
+    narrow_dot!(_mm_maddubs_epi16 _mm_add_epi16);
+
+    type X = __m128i;
+    /// The codes' magnitudes beside the codes, whose signs go to the activations.
+    type S8 = (__m128i, __m128i);
+    const S8_BIAS: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn widen_i8(p: *const i8) -> Self::I {
+        _mm_cvtepi8_epi32(_mm_cvtsi32_si128(p.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn widen_u8(p: *const u8) -> Self::I {
+        _mm_cvtepu8_epi32(_mm_cvtsi32_si128(p.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn x_load(p: *const i8) -> Self::X {
+        _mm_set1_epi32(p.cast::<i32>().read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn prep_s(w: Self::I) -> Self::S8 {
+        (_mm_abs_epi8(w), w)
+    }
+    #[inline(always)]
+    unsafe fn dot_s(acc: Self::I, (magnitude, sign): Self::S8, x: Self::X) -> Self::I {
+        let pairs = _mm_maddubs_epi16(magnitude, _mm_sign_epi8(x, sign));
+        _mm_add_epi32(acc, _mm_madd_epi16(pairs, _mm_set1_epi16(1)))
+    }
+}

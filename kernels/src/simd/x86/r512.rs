@@ -1,0 +1,105 @@
+//! 512-bit tiers: AVX-512 with BW, DQ and VL, and with VNNI.
+
+use std::arch::x86_64::*;
+
+use super::{Reg, common, narrow_dot, vnni_dot};
+
+macro_rules! avx512_common {
+    () => {
+        type I = __m512i;
+        type F = __m512;
+        type X = __m512i;
+        const BYTES: usize = 64;
+
+        common! {
+            _mm512_loadu_si512 _mm512_storeu_si512 _mm512_set1_epi8 _mm512_set1_epi32
+            _mm512_and_si512 _mm512_or_si512
+            _mm512_srli_epi16 _mm512_slli_epi16 _mm512_srli_epi32 _mm512_slli_epi32
+            _mm512_add_epi32 _mm512_sub_epi32 _mm512_madd_epi16
+            _mm512_cvtepi32_ps _mm512_cvtps_epi32 _mm512_castps_si512 _mm512_castsi512_ps
+            _mm512_loadu_ps _mm512_storeu_ps _mm512_set1_ps
+            _mm512_add_ps _mm512_sub_ps _mm512_mul_ps _mm512_div_ps _mm512_max_ps _mm512_min_ps
+        }
+
+        #[inline(always)]
+        unsafe fn shr16<const N: i32>(a: Self::I) -> Self::I {
+            _mm512_srl_epi16(a, _mm_cvtsi32_si128(N))
+        }
+        #[inline(always)]
+        unsafe fn shl16<const N: i32>(a: Self::I) -> Self::I {
+            _mm512_sll_epi16(a, _mm_cvtsi32_si128(N))
+        }
+        #[inline(always)]
+        unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {
+            _mm512_srl_epi32(a, _mm_cvtsi32_si128(N))
+        }
+        #[inline(always)]
+        unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
+            _mm512_sll_epi32(a, _mm_cvtsi32_si128(N))
+        }
+        #[inline(always)]
+        unsafe fn widen_i8(p: *const i8) -> Self::I {
+            _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))
+        }
+        #[inline(always)]
+        unsafe fn widen_u8(p: *const u8) -> Self::I {
+            _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
+        }
+        #[inline(always)]
+        unsafe fn x_load(p: *const i8) -> Self::X {
+            _mm512_set1_epi32(p.cast::<i32>().read_unaligned())
+        }
+        #[inline(always)]
+        unsafe fn fmaf(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+            _mm512_fmadd_ps(a, b, c)
+        }
+        #[inline(always)]
+        unsafe fn load_f16(p: *const u16) -> Self::F {
+            _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
+        }
+        #[inline(always)]
+        unsafe fn store_f16(p: *mut u16, a: Self::F) {
+            _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a));
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u16) -> Self::F {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    };
+}
+
+/// AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+// SAFETY: each method is one intrinsic of AVX-512 F or BW, or a short sequence of them.
+unsafe impl Reg for Avx512 {
+    avx512_common!();
+    narrow_dot!(_mm512_maddubs_epi16 _mm512_add_epi16);
+
+    /// The codes' magnitudes beside a mask of the negative ones, whose signs go to the activations.
+    type S8 = (__m512i, __mmask64);
+    const S8_BIAS: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn prep_s(w: Self::I) -> Self::S8 {
+        (_mm512_abs_epi8(w), _mm512_movepi8_mask(w))
+    }
+    #[inline(always)]
+    unsafe fn dot_s(acc: Self::I, (magnitude, negative): Self::S8, x: Self::X) -> Self::I {
+        let signed = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+        let pairs = _mm512_maddubs_epi16(magnitude, signed);
+        _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+    }
+}
+
+/// AVX-512 with `vpdpbusd`.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Vnni;
+
+// SAFETY: each method is one intrinsic of AVX-512 F, BW or VNNI, or a short sequence of them.
+unsafe impl Reg for Avx512Vnni {
+    avx512_common!();
+    vnni_dot!(_mm512_dpbusd_epi32 _mm512_mullo_epi32 _mm512_xor_si512);
+}

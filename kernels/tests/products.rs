@@ -1,0 +1,319 @@
+//! Every product, on every instruction set of this machine, against a naive reference in `f64`
+//! and, bit by bit, against the portable tier.
+
+use goldcrest_kernels::{Activation, Format, Isa, Kernels, Rows, Tile, pack_panel, unpack_row};
+use half::f16;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+/// A deterministic source of test data (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// What the scales of a test's weights are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Scales {
+    Usual,
+    Negative,
+    Subnormal,
+    Special,
+}
+
+impl Scales {
+    fn draw(self, random: &mut Random) -> f16 {
+        let v = random.float() * 0.05;
+        match self {
+            Self::Usual => f16::from_f32(v.abs() + 1e-3),
+            Self::Negative => f16::from_f32(-v.abs() - 1e-3),
+            Self::Subnormal => f16::from_bits((random.next() & 0x83ff) as u16),
+            Self::Special => {
+                [f16::INFINITY, f16::NEG_INFINITY, f16::NAN, f16::MAX, f16::ZERO, f16::NEG_ZERO]
+                    [(random.next() % 6) as usize]
+            }
+        }
+    }
+}
+
+/// A row of random codes in the file's layout, with the scales asked for.
+fn random_row(format: Format, k: usize, scales: Scales, random: &mut Random) -> Vec<u8> {
+    let mut row = vec![0u8; format.row_bytes(k).unwrap()];
+    for block in row.chunks_exact_mut(format.block_bytes()) {
+        for b in block.iter_mut() {
+            *b = random.next() as u8;
+        }
+        let mut scale = || scales.draw(random).to_le_bytes();
+        match format {
+            Format::F32 => block.copy_from_slice(&random.float().to_le_bytes()),
+            Format::F16 => block.copy_from_slice(&scale()),
+            Format::BF16 => {
+                block.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes());
+            }
+            Format::Q8_0 | Format::Q4_0 | Format::Q5_0 => block[..2].copy_from_slice(&scale()),
+            Format::Q6_K => block[208..].copy_from_slice(&scale()),
+            _ => {
+                block[..2].copy_from_slice(&scale());
+                block[2..4].copy_from_slice(&scale());
+            }
+        }
+    }
+    row
+}
+
+/// The values that a row of quantised activations stands for.
+fn activation_values(kind: Activation, k: usize, row: &[u8]) -> Vec<f32> {
+    let float = |at: usize| f32::from_le_bytes(row[at..at + 4].try_into().unwrap());
+    (0..k)
+        .map(|i| match kind {
+            Activation::F32 => float(4 * i),
+            Activation::Q8 => {
+                let record = i / 64 * 104;
+                f32::from(row[record + i % 64] as i8) * float(record + 64 + i % 64 / 32 * 4)
+            }
+            Activation::Q8K => {
+                let record = i / 256 * 320;
+                f32::from(row[record + i % 256] as i8) * float(record + 304)
+            }
+        })
+        .collect()
+}
+
+struct Case {
+    format: Format,
+    k: usize,
+    weight_rows: usize,
+    weights: Vec<Vec<u8>>,
+    panels: Vec<u8>,
+    x: Vec<Vec<f32>>,
+}
+
+impl Case {
+    fn new(
+        format: Format,
+        k: usize,
+        weight_rows: usize,
+        m: usize,
+        scales: Scales,
+        seed: u64,
+    ) -> Self {
+        let mut random = Random(seed);
+        let weights: Vec<_> =
+            (0..weight_rows).map(|_| random_row(format, k, scales, &mut random)).collect();
+        let panel_bytes = format.panel_bytes(k);
+        let mut panels = vec![0xa5u8; weight_rows.div_ceil(16) * panel_bytes];
+        for (rows, panel) in weights.chunks(16).zip(panels.chunks_exact_mut(panel_bytes)) {
+            pack_panel(format, k, &rows.concat(), panel);
+        }
+        let x = (0..m).map(|_| (0..k).map(|_| random.float() * 3.0).collect()).collect();
+        Self { format, k, weight_rows, weights, panels, x }
+    }
+
+    fn quantize(&self, kernels: &Kernels, from: usize, m: usize) -> Vec<u8> {
+        let kind = self.format.activation();
+        let stride = kind.row_bytes(self.k);
+        let mut rows = vec![0u8; m * stride];
+        for (x, row) in self.x[from..from + m].iter().zip(rows.chunks_exact_mut(stride)) {
+            kernels.quantize_row(kind, x, row);
+        }
+        rows
+    }
+
+    /// Rows `from .. from + m` of the product.
+    fn run(&self, kernels: &Kernels, from: usize, m: usize) -> Vec<f32> {
+        let kind = self.format.activation();
+        let rows = self.quantize(kernels, from, m);
+        let n = self.weight_rows;
+        let mut out = vec![f32::NAN; m * n];
+        kernels.matmul(
+            self.format,
+            self.k,
+            &self.panels,
+            Rows::new(kind, self.k, &rows, m),
+            Tile::new(&mut out, n, m, n),
+        );
+        out
+    }
+
+    /// The product in `f64`, and the sum of magnitudes that rounding errors scale with.
+    fn reference(&self) -> Vec<(f64, f64)> {
+        let kind = self.format.activation();
+        let stride = kind.row_bytes(self.k);
+        let rows = self.quantize(Kernels::for_isa(Isa::Portable).unwrap(), 0, self.x.len());
+        let mut weights = vec![0.0f32; self.k];
+        let mut out = vec![(0.0, 0.0); self.x.len() * self.weight_rows];
+        for (n, row) in self.weights.iter().enumerate() {
+            self.format.dequantize(row, &mut weights);
+            for (m, x) in rows.chunks_exact(stride).enumerate() {
+                let x = activation_values(kind, self.k, x);
+                let terms = weights.iter().zip(&x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+                let sum = terms.clone().sum();
+                // Offsets and minima cancel against codes, so their size counts as well.
+                let size = terms.map(f64::abs).sum::<f64>();
+                out[m * self.weight_rows + n] = (sum, size);
+            }
+        }
+        out
+    }
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
+}
+
+fn k_of(format: Format, units: usize) -> usize {
+    match format.block_len() {
+        1 => units * 7 + 1,
+        len => units * len,
+    }
+}
+
+fn check(format: Format, units: usize, n: usize, m: usize, scales: Scales, seed: u64) {
+    let case = Case::new(format, k_of(format, units), n, m, scales, seed);
+    let portable = case.run(Kernels::deterministic(Isa::Portable).unwrap(), 0, m);
+    if matches!(scales, Scales::Usual | Scales::Negative) {
+        for (i, (&got, (want, size))) in portable.iter().zip(case.reference()).enumerate() {
+            let tolerance = 2e-5 * size + 1e-6 + 0.01 * size / case.k as f64;
+            assert!(
+                (f64::from(got) - want).abs() <= tolerance,
+                "{format} K {} element {i}: {got} instead of {want}",
+                case.k
+            );
+        }
+    }
+    for isa in Isa::supported() {
+        let kernels = Kernels::deterministic(isa).unwrap();
+        let got = case.run(kernels, 0, m);
+        assert!(same_bits(&got, &portable), "{isa}-matmul-{format}, {units} units, {n} x {m}");
+        for row in 0..m {
+            let alone = case.run(kernels, row, 1);
+            let together = &got[row * n..][..n];
+            assert!(same_bits(&alone, together), "{isa}-matvec-{format}, row {row} of {m}");
+        }
+        let fused = case.run(Kernels::for_isa(isa).unwrap(), 0, m);
+        for (i, (a, b)) in fused.iter().zip(&portable).enumerate() {
+            let near = (a - b).abs() <= 1e-4 * (1.0 + b.abs());
+            assert!(near || !b.is_finite() || a == b, "{isa} fused {format} {i}: {a}, {b}");
+        }
+    }
+}
+
+#[test]
+fn products_agree_on_every_tier() {
+    let mut runner = TestRunner::new(Config { cases: 96, ..Config::default() });
+    let formats = prop::sample::select(Format::ALL);
+    let scales = prop::sample::select(&[
+        Scales::Usual,
+        Scales::Negative,
+        Scales::Subnormal,
+        Scales::Special,
+    ]);
+    let strategy = (formats, 1usize..9, 1usize..50, 1usize..18, scales, any::<u64>());
+    runner
+        .run(&strategy, |(format, units, n, m, scales, seed)| {
+            check(format, units, n, m, scales, seed);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn every_format_and_row_count_once() {
+    for &format in Format::ALL {
+        for m in [1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 25] {
+            check(format, 3, 17, m, Scales::Usual, m as u64);
+        }
+    }
+}
+
+#[test]
+fn extreme_codes_do_not_overflow() {
+    for &format in Format::ALL.iter().filter(|f| f.block_len() > 1) {
+        let k = 512;
+        for byte in [0x00u8, 0xff, 0x80, 0x7f, 0xf0, 0x0f] {
+            for sign in [1.0f32, -1.0] {
+                let mut case = Case::new(format, k, 16, 3, Scales::Usual, 7);
+                for row in &mut case.weights {
+                    for block in row.chunks_exact_mut(format.block_bytes()) {
+                        let scale = f16::from_f32(0.5).to_le_bytes();
+                        block.fill(byte);
+                        match format {
+                            Format::Q6_K => block[208..].copy_from_slice(&scale),
+                            Format::Q8_0 | Format::Q4_0 | Format::Q5_0 => {
+                                block[..2].copy_from_slice(&scale);
+                            }
+                            _ => {
+                                block[..2].copy_from_slice(&scale);
+                                block[2..4].copy_from_slice(&scale);
+                            }
+                        }
+                    }
+                }
+                pack_panel(format, k, &case.weights.concat(), &mut case.panels);
+                case.x.iter_mut().for_each(|x| x.fill(sign));
+                let want = case.reference();
+                for isa in Isa::supported() {
+                    let got = case.run(Kernels::for_isa(isa).unwrap(), 0, 3);
+                    for (got, (want, size)) in got.iter().zip(&want) {
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(error <= 1e-4 * size, "{isa} {format} {byte:#x}: {got}, {want}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_packed_row_reads_back_as_it_was() {
+    for &format in Format::ALL {
+        let case = Case::new(format, k_of(format, 5), 19, 1, Scales::Usual, 3);
+        let (mut want, mut got) = (vec![0.0; case.k], vec![0.0; case.k]);
+        let panels: Vec<_> = case.panels.chunks_exact(format.panel_bytes(case.k)).collect();
+        for (i, row) in case.weights.iter().enumerate() {
+            format.dequantize(row, &mut want);
+            unpack_row(format, panels[i / 16], i % 16, &mut got);
+            assert_eq!(want, got, "{format} row {i}");
+        }
+    }
+}
+
+#[test]
+fn no_format_grows_by_more_than_three_percent() {
+    for &format in Format::ALL {
+        let k = 1536;
+        let file = 16 * format.row_bytes(k).unwrap();
+        assert!(format.panel_bytes(k) as f64 <= 1.03 * file as f64, "{format}");
+    }
+}
+
+#[test]
+fn activations_have_the_same_bits_on_every_tier() {
+    let mut random = Random(11);
+    for k in [1, 31, 64, 100, 256, 700] {
+        let mut x: Vec<f32> = (0..k).map(|_| random.float() * 1e3).collect();
+        for special in [0.0, f32::NAN, f32::INFINITY, 1e-42] {
+            x[k / 2] = special;
+            for &kind in Activation::ALL {
+                let mut want = vec![0u8; kind.row_bytes(k)];
+                Kernels::for_isa(Isa::Portable).unwrap().quantize_row(kind, &x, &mut want);
+                for isa in Isa::supported() {
+                    let mut got = vec![0u8; kind.row_bytes(k)];
+                    Kernels::for_isa(isa).unwrap().quantize_row(kind, &x, &mut got);
+                    assert_eq!(got, want, "{isa} {kind:?} K {k} with {special}");
+                }
+            }
+        }
+    }
+}
