@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
     pub(super) fn check_count(&self, count: u64, what: &str, min_bytes: u64) -> Result<()> {
         if count > self.remaining() / min_bytes {
             return Err(self.error(format_args!(
-                "claims {count} {what}, but only {} bytes of the file are left",
+                "claims {count} {what}, but only {} bytes of the file are left (truncated?)",
                 self.remaining()
             )));
         }
