@@ -107,29 +107,65 @@ fn keys() {
     for count in [1 << 16, 1 << 33, u64::MAX] {
         for ty in [0, 4, 7, 8, 9, 12] {
             let value = array(ty, count, &[0; 64]);
-            fails(&broken(|f| drop(f.raw("x.huge", gguf::ARRAY, value))), Format, &["x.huge"]);
+            fails(
+                &broken(|f| {
+                    f.raw("x.huge", gguf::ARRAY, value);
+                }),
+                Format,
+                &["x.huge"],
+            );
         }
         let text = count.to_le_bytes();
-        fails(&broken(|f| drop(f.raw("x.long", gguf::STRING, text))), Format, &["x.long"]);
+        fails(
+            &broken(|f| {
+                f.raw("x.long", gguf::STRING, text);
+            }),
+            Format,
+            &["x.long"],
+        );
     }
     let nested = (0..1000).flat_map(|_| array(9, 1, &[])).collect::<Vec<_>>();
-    fails(&broken(|f| drop(f.raw("x.deep", gguf::ARRAY, nested))), Format, &["x.deep", "nested"]);
-    fails(&broken(|f| drop(f.raw("x.type", 13, [0; 8]))), Format, &["x.type", "13"]);
     fails(
-        &broken(|f| drop(f.raw("x.type", gguf::ARRAY, array(99, 0, &[])))),
+        &broken(|f| {
+            f.raw("x.deep", gguf::ARRAY, nested);
+        }),
+        Format,
+        &["x.deep", "nested"],
+    );
+    fails(
+        &broken(|f| {
+            f.raw("x.type", 13, [0; 8]);
+        }),
+        Format,
+        &["x.type", "13"],
+    );
+    fails(
+        &broken(|f| {
+            f.raw("x.type", gguf::ARRAY, array(99, 0, &[]));
+        }),
         Format,
         &["x.type", "99"],
     );
-    fails(&broken(|f| drop(f.raw("x.bool", gguf::BOOL, [2]))), Format, &["x.bool"]);
+    fails(
+        &broken(|f| {
+            f.raw("x.bool", gguf::BOOL, [2]);
+        }),
+        Format,
+        &["x.bool"],
+    );
     let bytes = [&2u64.to_le_bytes()[..], b"\xff\xfe"].concat();
     fails(
-        &broken(|f| drop(f.raw("x.text", gguf::STRING, bytes.clone()))),
+        &broken(|f| {
+            f.raw("x.text", gguf::STRING, bytes.clone());
+        }),
         Format,
         &["x.text", "UTF-8"],
     );
     let tokens = array(8, 1, &bytes);
     fails(
-        &broken(|f| drop(f.raw("tokenizer.ggml.tokens", gguf::ARRAY, tokens))),
+        &broken(|f| {
+            f.raw("tokenizer.ggml.tokens", gguf::ARRAY, tokens);
+        }),
         Format,
         &["tokenizer.ggml.tokens", "UTF-8"],
     );
@@ -145,12 +181,20 @@ fn keys() {
     );
     for alignment in [0, 1, 4, 24, 33, u32::MAX] {
         fails(
-            &broken(|f| drop(f.u32("general.alignment", alignment))),
+            &broken(|f| {
+                f.u32("general.alignment", alignment);
+            }),
             Format,
             &["general.alignment", &alignment.to_string()],
         );
     }
-    fails(&broken(|f| drop(f.str("general.alignment", "32"))), Config, &["general.alignment"]);
+    fails(
+        &broken(|f| {
+            f.str("general.alignment", "32");
+        }),
+        Config,
+        &["general.alignment"],
+    );
 }
 
 #[test]
@@ -174,7 +218,9 @@ fn tensors() {
     fails(&edit(&|t| t.shape = vec![16, 32]), Tensor, &[name, "[16, 32]", "[32, 32]"]);
     fails(&edit(&|t| t.name = "blk.0.attn_k.weight".into()), Format, &["attn_k", "twice"]);
     fails(&edit(&|t| t.name = "other".into()), Tensor, &[name, "missing"]);
-    let extra = broken(|f| drop(f.f32_tensor("blk.0.attn_q.bias", &[32])));
+    let extra = broken(|f| {
+        f.f32_tensor("blk.0.attn_q.bias", &[32]);
+    });
     fails(&extra, Unsupported, &["blk.0.attn_q.bias"]);
     fails(&broken(|f| f.tensors.clear()), Tensor, &["no tensors"]);
 }
@@ -191,44 +237,118 @@ fn configurations() {
         "llama.attention.head_count",
         "llama.attention.layer_norm_rms_epsilon",
     ] {
-        fails(&broken(|f| drop(f.remove(key))), Config, &[key, "missing"]);
-        fails(&broken(|f| drop(f.raw(key, gguf::BOOL, [1]))), Config, &[key]);
+        fails(
+            &broken(|f| {
+                f.remove(key);
+            }),
+            Config,
+            &[key, "missing"],
+        );
+        fails(
+            &broken(|f| {
+                f.raw(key, gguf::BOOL, [1]);
+            }),
+            Config,
+            &[key],
+        );
     }
     for key in ["block_count", "embedding_length", "feed_forward_length", "attention.head_count_kv"]
     {
         let key = format!("llama.{key}");
-        fails(&broken(|f| drop(f.u32(&key, 0))), Config, &[&key]);
-        fails(&broken(|f| drop(f.u32(&key, u32::MAX))), Config, &[&key]);
+        fails(
+            &broken(|f| {
+                f.u32(&key, 0);
+            }),
+            Config,
+            &[&key],
+        );
+        fails(
+            &broken(|f| {
+                f.u32(&key, u32::MAX);
+            }),
+            Config,
+            &[&key],
+        );
     }
-    fails(&broken(|f| drop(f.u32("llama.block_count", 4000))), Tensor, &["blk.1.", "missing"]);
     fails(
-        &broken(|f| drop(f.u32("llama.attention.head_count_kv", 3))),
+        &broken(|f| {
+            f.u32("llama.block_count", 4000);
+        }),
+        Tensor,
+        &["blk.1.", "missing"],
+    );
+    fails(
+        &broken(|f| {
+            f.u32("llama.attention.head_count_kv", 3);
+        }),
         Config,
         &["4 query", "3 key"],
     );
-    fails(&broken(|f| drop(f.u32("llama.attention.head_count", 32))), Config, &["even"]);
     fails(
-        &broken(|f| drop(f.u32("llama.attention.value_length", 4))),
+        &broken(|f| {
+            f.u32("llama.attention.head_count", 32);
+        }),
+        Config,
+        &["even"],
+    );
+    fails(
+        &broken(|f| {
+            f.u32("llama.attention.value_length", 4);
+        }),
         Unsupported,
         &["values of 4"],
     );
-    fails(&broken(|f| drop(f.u32("llama.rope.dimension_count", 10))), Config, &["rope", "10"]);
-    fails(&broken(|f| drop(f.f32("llama.rope.freq_base", f32::NAN))), Config, &["NaN"]);
-    let eps = "llama.attention.layer_norm_rms_epsilon";
-    fails(&broken(|f| drop(f.f32(eps, f32::INFINITY))), Config, &["epsilon"]);
     fails(
-        &broken(|f| drop(f.str("general.architecture", "mamba"))),
+        &broken(|f| {
+            f.u32("llama.rope.dimension_count", 10);
+        }),
+        Config,
+        &["rope", "10"],
+    );
+    fails(
+        &broken(|f| {
+            f.f32("llama.rope.freq_base", f32::NAN);
+        }),
+        Config,
+        &["NaN"],
+    );
+    let eps = "llama.attention.layer_norm_rms_epsilon";
+    fails(
+        &broken(|f| {
+            f.f32(eps, f32::INFINITY);
+        }),
+        Config,
+        &["epsilon"],
+    );
+    fails(
+        &broken(|f| {
+            f.str("general.architecture", "mamba");
+        }),
         Unsupported,
         &["mamba", "qwen2"],
     );
     for (size, relation) in [(23, "smaller"), (25, "larger")] {
         let expected = &["vocabulary", relation, "24 rows"];
-        fails(&broken(|f| drop(f.u32("llama.vocab_size", size))), Config, expected);
+        fails(
+            &broken(|f| {
+                f.u32("llama.vocab_size", size);
+            }),
+            Config,
+            expected,
+        );
         let tokens: Vec<_> = (0..size).map(|i| i.to_string()).collect();
-        fails(&broken(|f| drop(f.strings("tokenizer.ggml.tokens", &tokens))), Config, expected);
+        fails(
+            &broken(|f| {
+                f.strings("tokenizer.ggml.tokens", &tokens);
+            }),
+            Config,
+            expected,
+        );
     }
     let factors = |f: &mut Gguf, data: Vec<u8>| {
-        drop(f.tensor("rope_freqs.weight", &[data.len() as u64 / 4], 0, data));
+        {
+            f.tensor("rope_freqs.weight", &[data.len() as u64 / 4], 0, data);
+        };
     };
     fails(&broken(|f| factors(f, vec![0; 16])), Config, &["rope scaling"]);
     fails(&broken(|f| factors(f, 1f32.to_le_bytes().to_vec())), Config, &["rope scaling"]);
@@ -236,19 +356,19 @@ fn configurations() {
 
 #[test]
 fn not_finite() {
-    use goldcrest::load::check_finite;
     let mut file = tiny("llama");
     let embedding = file.tensor_mut("token_embd.weight");
     embedding.ty = 2;
     embedding.data = vec![0; 24 * 18];
     embedding.data[5 * 18..5 * 18 + 2].copy_from_slice(&0x7e00u16.to_le_bytes());
     let checkpoint = load(&file.build()).unwrap();
-    let bad = |name: &str| {
-        let tensor = checkpoint.need(name).unwrap();
-        check_finite(tensor.ty, checkpoint.data(tensor))
-    };
-    assert_eq!(bad("token_embd.weight"), Err(5));
-    assert_eq!(bad("output_norm.weight"), Ok(()));
+    let check = |name: &str| checkpoint.check_values(checkpoint.need(name).unwrap());
+    check_error(
+        &check("token_embd.weight").unwrap_err(),
+        ErrorKind::Tensor,
+        &["token_embd.weight", "row 5"],
+    );
+    check("output_norm.weight").unwrap();
 }
 
 /// Loads a folder of this configuration and these weights, which must fail.

@@ -9,15 +9,20 @@ use super::ggml::GgmlType;
 pub fn has_bad_scale(ty: GgmlType, rows: &[u8]) -> bool {
     match ty {
         GgmlType::F32 => {
-            any(rows.as_chunks::<4>().0, |b| exponent_full(u32::from_le_bytes(b), 0x7f80_0000))
+            any(rows.as_chunks::<4>().0, |b| exponent_full(u32::from_le_bytes(*b), 0x7f80_0000))
         }
-        GgmlType::F16 => any(rows.as_chunks::<2>().0, |b| exponent_full(half_bits(b), 0x7c00)),
-        GgmlType::BF16 => any(rows.as_chunks::<2>().0, |b| exponent_full(half_bits(b), 0x7f80)),
+        GgmlType::F16 => any(rows.as_chunks::<2>().0, |b| exponent_full(half_bits(*b), 0x7c00)),
+        GgmlType::BF16 => any(rows.as_chunks::<2>().0, |b| exponent_full(half_bits(*b), 0x7f80)),
         GgmlType::F64 => rows
             .as_chunks::<8>()
             .0
             .iter()
             .any(|b| u64::from_le_bytes(*b) & 0x7ff0_0000_0000_0000 == 0x7ff0_0000_0000_0000),
+        GgmlType::Q4_0 => scan::<18, 1>(rows, [0]),
+        GgmlType::Q4_1 => scan::<20, 2>(rows, [0, 2]),
+        GgmlType::Q5_0 => scan::<22, 1>(rows, [0]),
+        GgmlType::Q5_1 => scan::<24, 2>(rows, [0, 2]),
+        GgmlType::Q8_0 => scan::<34, 1>(rows, [0]),
         _ => {
             let offsets = ty.scale_offsets();
             rows.chunks_exact(ty.block_bytes()).any(|block| {
@@ -27,6 +32,15 @@ pub fn has_bad_scale(ty: GgmlType, rows: &[u8]) -> bool {
             })
         }
     }
+}
+
+/// The types that run, with sizes known to the compiler; a test holds them against the table.
+fn scan<const BYTES: usize, const N: usize>(rows: &[u8], offsets: [usize; N]) -> bool {
+    any(rows.as_chunks::<BYTES>().0, |block| {
+        offsets.iter().fold(false, |bad, &at| {
+            bad | exponent_full(half_bits([block[at], block[at + 1]]), 0x7c00)
+        })
+    })
 }
 
 /// The first block that [`has_bad_scale`] objects to (of one element for floats), to say where.
@@ -50,8 +64,8 @@ fn exponent_full(bits: u32, mask: u32) -> bool {
 }
 
 /// `Iterator::any` without the early exit inside a run, which would keep the loop from being vectorised.
-fn any<const N: usize>(items: &[[u8; N]], bad: impl Fn([u8; N]) -> bool) -> bool {
-    items.chunks(1024).any(|run| run.iter().fold(false, |seen, item| seen | bad(*item)))
+fn any<const N: usize>(items: &[[u8; N]], bad: impl Fn(&[u8; N]) -> bool) -> bool {
+    items.chunks(1024).any(|run| run.iter().fold(false, |seen, item| seen | bad(item)))
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub fn exercise(checkpoint: &Checkpoint) {
     for tensor in checkpoint.tensors() {
         let data = checkpoint.data(tensor);
         assert_eq!(data.len(), tensor.rows() * tensor.row_bytes());
-        let _ = check_finite(tensor.ty, data);
+        let _ = checkpoint.check_values(tensor);
         checkpoint.release(tensor, 0..data.len());
     }
     let summary = checkpoint.describe();

@@ -6,6 +6,9 @@ use crate::error::{Error, Result, config_error, format_error};
 
 use super::metadata::{Array, Metadata, Value as MetaValue};
 
+/// End-of-text tokens are compared with one another and with every token generated.
+const MAX_TOKEN_IDS: usize = 256;
+
 /// Parses the bytes of a JSON file as an object.
 pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
     serde_json::from_slice(bytes)
@@ -63,7 +66,8 @@ impl<'a> Object<'a> {
         fn id(value: &Value) -> Option<u32> {
             value.as_u64()?.try_into().ok()
         }
-        let ids = self.typed(key, "a token id or a list of token ids", |value| match value {
+        let ids = self.typed(key, "a token id or a list of a few", |value| match value {
+            Value::Array(items) if items.len() > MAX_TOKEN_IDS => None,
             Value::Array(items) => items.iter().map(id).collect(),
             single => id(single).map(|id| vec![id]),
         })?;

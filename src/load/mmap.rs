@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn released_pages_come_back() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        let content: Vec<u8> = (0..1 << 20).map(|i: u32| (i * 31 >> 3) as u8).collect();
+        let content: Vec<u8> = (0..1 << 20).map(|i: u32| ((i * 31) >> 3) as u8).collect();
         file.write_all(&content).unwrap();
         let mapped = Bytes::open(file.path(), true).unwrap();
         assert!(mapped.is_mapped());

@@ -373,6 +373,20 @@ impl Checkpoint {
         self.metadata.get_strings("tokenizer.ggml.tokens").ok().flatten().map(<[_]>::len)
     }
 
+    /// Checks that a tensor holds no NaN and no infinity, in its scales or its numbers.
+    ///
+    /// It reads the whole tensor: a loader that does so anyway calls [`has_bad_scale`] on the way and this
+    /// only to say where.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) with the tensor and the row.
+    pub fn check_values(&self, tensor: &Tensor) -> Result<()> {
+        check_finite(tensor.ty, self.data(tensor)).map_err(|block| {
+            let row = block * tensor.ty.block_bytes() / tensor.row_bytes();
+            self.tensor_error(tensor, format_args!("({}) is not finite in row {row}", tensor.ty))
+        })
+    }
+
     /// An error about a tensor, with its file.
     pub(crate) fn tensor_error(&self, tensor: &Tensor, problem: impl std::fmt::Display) -> Error {
         tensor_error(format!("tensor \"{}\" {problem}", tensor.name)).at(self.file_of(tensor))
