@@ -1,6 +1,17 @@
 //! What the forward pass needs to know of a model, whatever file it came from.
 
-use crate::error::{Result, unsupported};
+use crate::error::{Result, config_error, unsupported};
+
+/// Bounds on what a file may claim: far above any model, low enough that products fit and that nothing sized
+/// by a claim alone is large.
+pub(crate) mod limits {
+    pub(crate) const LAYERS: usize = 4096;
+    pub(crate) const HEADS: usize = 1 << 14;
+    pub(crate) const HEAD_DIM: usize = 1 << 13;
+    pub(crate) const WIDTH: usize = 1 << 22;
+    pub(crate) const VOCAB: usize = 1 << 26;
+    pub(crate) const CONTEXT: usize = 1 << 30;
+}
 
 /// Dimensions and constants of a decoder-only transformer.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +40,31 @@ pub struct Config {
     pub rope: Rope,
     /// Per layer: how many positions a token sees, itself included; `None` sees all.
     pub windows: Vec<Option<usize>>,
+}
+
+impl Config {
+    /// Checks that the numbers fit one another.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the numbers.
+    pub fn check(&self) -> Result<()> {
+        let Self { n_heads, n_kv_heads, head_dim, norm_eps, rope, .. } = self;
+        if *n_kv_heads == 0 || !n_heads.is_multiple_of(*n_kv_heads) {
+            return Err(config_error(format!(
+                "{n_heads} query heads are no multiple of {n_kv_heads} key and value heads"
+            )));
+        }
+        if *head_dim == 0 || !head_dim.is_multiple_of(2) {
+            return Err(config_error(format!("the head dimension {head_dim} is not even")));
+        }
+        if !norm_eps.is_finite() || *norm_eps < 0.0 {
+            return Err(config_error(format!("the epsilon of the norms is {norm_eps}")));
+        }
+        if self.windows.len() != self.n_layers || self.windows.contains(&Some(0)) {
+            return Err(config_error("the sliding windows do not fit the layers"));
+        }
+        rope.check(*head_dim)
+    }
 }
 
 /// The architectures that run.
@@ -135,6 +171,24 @@ pub struct Rope {
     pub scaling: RopeScaling,
 }
 
+impl Rope {
+    fn check(&self, head_dim: usize) -> Result<()> {
+        let Self { theta, dim, .. } = self;
+        if *dim == 0 || !dim.is_multiple_of(2) || *dim > head_dim {
+            return Err(config_error(format!(
+                "rope rotates {dim} dimensions of a head of {head_dim}"
+            )));
+        }
+        if !theta.is_finite() || *theta <= 1.0 {
+            return Err(config_error(format!("the base of rope's frequencies is {theta}")));
+        }
+        if !self.scaling.is_sound(*dim) {
+            return Err(config_error(format!("rope scaling out of range: {:?}", self.scaling)));
+        }
+        Ok(())
+    }
+}
+
 /// How rope's frequencies are stretched.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
@@ -168,10 +222,39 @@ pub enum RopeScaling {
         beta_slow: f32,
         /// The factor on cos and sin.
         attention_factor: f32,
+        /// Whether the bounds between the bands are rounded outwards to whole pairs.
+        truncate: bool,
     },
     /// One divisor per pair, from the tensor `rope_freqs.weight`.
     Factors(
         /// `dim / 2` divisors.
         Vec<f32>,
     ),
+}
+
+impl RopeScaling {
+    /// Whether frequencies stay finite under it.
+    fn is_sound(&self, dim: usize) -> bool {
+        let positive = |x: f32| x.is_finite() && x > 0.0;
+        match self {
+            Self::None => true,
+            Self::Linear { factor } => positive(*factor),
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                positive(*factor)
+                    && positive(*low_freq_factor)
+                    && positive(*high_freq_factor)
+                    && high_freq_factor > low_freq_factor
+                    && *original_context > 0
+            }
+            Self::Yarn {
+                factor, original_context, beta_fast, beta_slow, attention_factor, ..
+            } => {
+                [*factor, *beta_fast, *beta_slow, *attention_factor].into_iter().all(positive)
+                    && *original_context > 0
+            }
+            Self::Factors(factors) => {
+                factors.len() == dim / 2 && factors.iter().copied().all(positive)
+            }
+        }
+    }
 }

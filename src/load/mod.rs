@@ -1,51 +1,431 @@
 //! Files of models: GGUF and Hugging Face folders, read into one [`Checkpoint`].
+//!
+//! The bytes of a file are not trusted. Every count and length is checked against what is left of the file
+//! before memory is taken for it, every tensor is checked to lie inside the file before anyone asks for its
+//! bytes, and whatever is wrong is an [`Error`] that names the file and the tensor or key.
 
-use std::path::Path;
+mod config_gguf;
+mod config_json;
+mod finite;
+mod folder;
+mod ggml;
+mod gguf;
+mod inspect;
+mod json;
+mod metadata;
+mod mmap;
+mod names;
+mod reader;
+mod safetensors;
+mod shapes;
+mod sniff;
+mod split;
+mod tensor;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result, format_error, tensor_error};
 
-/// A GGML tensor type: every type of the format, runnable or not.
-pub struct GgmlType;
+use folder::Folder;
+use json::Object;
+use mmap::Bytes;
+use sniff::Sniffed;
 
-/// One tensor of a checkpoint, under its GGUF name whatever file it came from.
-pub struct Tensor {
-    /// GGUF name, e.g. `blk.0.attn_q.weight`.
-    pub name: String,
-    /// Element type.
-    pub ty: GgmlType,
-    /// Outermost dimension first: a matrix is `[rows, k]`, rows contiguous.
-    pub shape: Vec<usize>,
-}
+pub use finite::{check_finite, has_bad_scale};
+pub use ggml::GgmlType;
+pub use inspect::{MemoryNeeded, Summary, TensorSummary, TypeCount};
+pub use metadata::{Array, Metadata, Value};
+pub use mmap::Buffer;
+pub use tensor::Tensor;
 
 /// How to read a file.
+#[derive(Debug, Clone)]
 pub struct ReadOptions {
-    /// Map the file (default) or read it into memory.
+    /// Map the file (the default) or read it into memory.
+    ///
+    /// A mapped file must not be changed while it is open: another program that rewrites it changes the
+    /// weights, and one that cuts it short ends this process. Reading has no such exception and costs memory
+    /// for the whole file until the checkpoint is dropped.
     pub mmap: bool,
 }
 
-/// An open model file or folder.
-pub struct Checkpoint;
-
-impl Checkpoint {
-    /// Opens a GGUF file (or the first of a split one) or a Hugging Face folder, sniffed from its content.
-    pub fn open(_path: impl AsRef<Path>, _options: &ReadOptions) -> Result<Self> {
-        Ok(Self)
-    }
-    /// The model's configuration.
-    pub fn config(&self) -> Result<Config> {
-        Err(crate::error::config_error(""))
-    }
-    /// All tensors in file order.
-    pub fn tensors(&self) -> &[Tensor] {
-        &[]
-    }
-    /// The tensor of this GGUF name.
-    pub fn tensor(&self, _name: &str) -> Option<&Tensor> {
-        None
-    }
-    /// The bytes of a tensor.
-    pub fn data(&self, _tensor: &Tensor) -> &[u8] {
-        &[]
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { mmap: true }
     }
 }
+
+/// What kind of file a checkpoint came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileKind {
+    /// A GGUF file, split or whole.
+    Gguf {
+        /// The format's version.
+        version: u32,
+    },
+    /// A Hugging Face folder.
+    HuggingFace,
+}
+
+/// Where the tokenizer of a checkpoint is.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum TokenizerSource<'a> {
+    /// In the keys `tokenizer.ggml.*`.
+    Metadata(&'a Metadata),
+    /// In the files of a folder.
+    Json {
+        /// The content of tokenizer.json.
+        tokenizer_json: &'a [u8],
+        /// tokenizer_config.json, where there is one.
+        tokenizer_config: Option<&'a serde_json::Value>,
+        /// The folder, for other files.
+        dir: &'a Path,
+    },
+    /// The file has no tokenizer.
+    None,
+}
+
+/// The tokens that begin and end texts, as the file says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GenerationDefaults {
+    /// Put before a text.
+    pub bos: Option<u32>,
+    /// Each of them ends the generation; without repetitions.
+    pub eos: Vec<u32>,
+}
+
+/// One file of a checkpoint.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Gguf { version: u32 },
+    Folder(Box<Folder>),
+}
+
+/// An open model file or folder.
+///
+/// ```no_run
+/// use goldcrest::load::{Checkpoint, ReadOptions};
+/// let checkpoint = Checkpoint::open("model.gguf", &ReadOptions::default())?;
+/// for tensor in checkpoint.tensors() {
+///     println!("{} {} {:?}", tensor.name, tensor.ty, tensor.shape);
+/// }
+/// # Ok::<(), goldcrest::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    origin: Origin,
+    sources: Vec<Source>,
+    metadata: Metadata,
+    tensors: Vec<Tensor>,
+    index: HashMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Opens a GGUF file (any part of a split one) or a Hugging Face folder (or a file in it).
+    ///
+    /// What it is, is told from the content, not from the name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where the file cannot be read,
+    /// [`Format`](crate::ErrorKind::Format) where it is damaged or of another kind,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for versions and types that are not read.
+    pub fn open(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
+        let path = path.as_ref();
+        match sniff::sniff(path)? {
+            Sniffed::Gguf => Self::open_gguf(path, options),
+            Sniffed::Folder => Self::open_folder(path, path, None, options),
+            Sniffed::Json => Self::open_folder(path, parent(path), None, options),
+            Sniffed::Safetensors => Self::open_folder(path, parent(path), Some(path), options),
+        }
+    }
+
+    fn open_gguf(path: &Path, options: &ReadOptions) -> Result<Self> {
+        let source = Source { path: path.to_path_buf(), bytes: Bytes::open(path, options.mmap)? };
+        let opened = gguf::parse(&source.bytes, 0).map_err(|e| e.at(path))?;
+        let part = split::part(&opened.metadata).map_err(|e| e.at(path))?;
+        let Some(part) = part else {
+            return Self::assemble_gguf(path, vec![source], opened).map_err(|e| e.at(path));
+        };
+        let mut sources = Vec::new();
+        let mut whole: Option<gguf::Header> = None;
+        for (number, sibling) in (0..).zip(split::siblings(path, part).map_err(|e| e.at(path))?) {
+            let bytes = Bytes::open(&sibling, options.mmap)
+                .map_err(|e| format_error(format!("part of a split file: {e}")).because(e))?;
+            let header = gguf::parse(&bytes, sources.len()).map_err(|e| e.at(&sibling))?;
+            let expected = split::Part { number, ..part };
+            if split::part(&header.metadata).map_err(|e| e.at(&sibling))? != Some(expected) {
+                return Err(format_error(format!(
+                    "not part {} of {}, as its name says",
+                    number + 1,
+                    part.count
+                ))
+                .at(&sibling));
+            }
+            sources.push(Source { path: sibling, bytes });
+            match &mut whole {
+                None => whole = Some(header),
+                Some(whole) => whole.tensors.extend(header.tensors),
+            }
+        }
+        let whole = whole.ok_or_else(|| format_error("a split file of no parts").at(path))?;
+        Self::assemble_gguf(path, sources, whole).map_err(|e| e.at(path))
+    }
+
+    fn assemble_gguf(path: &Path, sources: Vec<Source>, header: gguf::Header) -> Result<Self> {
+        let gguf::Header { version, metadata, tensors } = header;
+        if let Some(count) = metadata.get_u64("split.tensors.count")?
+            && count != tensors.len() as u64
+        {
+            return Err(format_error(format!(
+                "key \"split.tensors.count\" says {count}, but the parts hold {} tensors",
+                tensors.len()
+            )));
+        }
+        Self::assemble(path, Origin::Gguf { version }, sources, metadata, tensors)
+    }
+
+    fn open_folder(
+        path: &Path,
+        dir: &Path,
+        weights: Option<&Path>,
+        options: &ReadOptions,
+    ) -> Result<Self> {
+        let folder = Folder::open(dir, options)?;
+        let (sources, tensors) = folder.weights(weights, options)?;
+        Self::assemble_folder(path, folder, sources, tensors)
+    }
+
+    fn assemble_folder(
+        path: &Path,
+        folder: Folder,
+        sources: Vec<Source>,
+        tensors: Vec<Tensor>,
+    ) -> Result<Self> {
+        let metadata = match &folder.config {
+            Some(config) => json::metadata(config)?,
+            None => Metadata::default(),
+        };
+        Self::assemble(path, Origin::Folder(Box::new(folder)), sources, metadata, tensors)
+            .map_err(|e| e.at(path))
+    }
+
+    fn assemble(
+        path: &Path,
+        origin: Origin,
+        sources: Vec<Source>,
+        metadata: Metadata,
+        tensors: Vec<Tensor>,
+    ) -> Result<Self> {
+        let mut index = HashMap::with_capacity(tensors.len());
+        for (at, tensor) in tensors.iter().enumerate() {
+            if index.insert(tensor.name.clone(), at).is_some() {
+                return Err(format_error(format!("tensor \"{}\" occurs twice", tensor.name)));
+            }
+        }
+        Ok(Self { path: path.to_path_buf(), origin, sources, metadata, tensors, index })
+    }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What kind of file it is.
+    pub fn kind(&self) -> FileKind {
+        match self.origin {
+            Origin::Gguf { version } => FileKind::Gguf { version },
+            Origin::Folder(_) => FileKind::HuggingFace,
+        }
+    }
+
+    /// The keys of a GGUF file, or the top level of config.json.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// All tensors, in file order.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The tensor of this GGUF name.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.index.get(name).map(|&at| &self.tensors[at])
+    }
+
+    /// The tensor of this GGUF name, or an error that names it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) when it is missing.
+    pub fn need(&self, name: &str) -> Result<&Tensor> {
+        self.tensor(name)
+            .ok_or_else(|| tensor_error(format!("tensor \"{name}\" is missing")).at(&self.path))
+    }
+
+    /// The bytes of one of this checkpoint's tensors. They need not be aligned.
+    ///
+    /// # Panics
+    /// When the tensor is of another checkpoint and does not lie inside this one.
+    pub fn data(&self, tensor: &Tensor) -> &[u8] {
+        &self.sources[tensor.file].bytes[tensor.offset..tensor.offset + tensor.len]
+    }
+
+    /// Says that a range of a tensor's bytes will not be read again soon, so that its mapped pages go back to
+    /// the system. The bytes stay readable. Without a mapping nothing happens.
+    pub fn release(&self, tensor: &Tensor, range: Range<usize>) {
+        let end = range.end.min(tensor.len);
+        let start = range.start.min(end);
+        self.sources[tensor.file].bytes.release(tensor.offset + start..tensor.offset + end);
+    }
+
+    /// Whether the weights are mapped, so that [`release`](Self::release) has an effect.
+    pub fn is_mapped(&self) -> bool {
+        self.sources.iter().any(|source| source.bytes.is_mapped())
+    }
+
+    /// The file that a tensor lies in, for error messages.
+    pub fn file_of(&self, tensor: &Tensor) -> &Path {
+        &self.sources[tensor.file].path
+    }
+
+    /// The model's configuration.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for keys that are missing, contradictory or out of
+    /// range, [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an architecture or a variant that
+    /// does not run.
+    pub fn config(&self) -> Result<Config> {
+        match &self.origin {
+            Origin::Gguf { .. } => config_gguf::config(self).map_err(|e| e.at(&self.path)),
+            Origin::Folder(folder) => {
+                config_json::config(folder.config()?).map_err(|e| e.at(folder.config_path()))
+            }
+        }
+    }
+
+    /// The name of the architecture, known or not.
+    pub fn architecture(&self) -> Option<&str> {
+        let key = match self.origin {
+            Origin::Gguf { .. } => "general.architecture",
+            Origin::Folder(_) => "model_type",
+        };
+        self.metadata.get_str(key).ok().flatten()
+    }
+
+    /// Where to read the tokenizer from.
+    pub fn tokenizer_source(&self) -> TokenizerSource<'_> {
+        match &self.origin {
+            Origin::Gguf { .. } if self.metadata.get("tokenizer.ggml.tokens").is_some() => {
+                TokenizerSource::Metadata(&self.metadata)
+            }
+            Origin::Folder(folder) => match &folder.tokenizer {
+                Some(tokenizer) => TokenizerSource::Json {
+                    tokenizer_json: tokenizer,
+                    tokenizer_config: folder.tokenizer_config.as_ref(),
+                    dir: &folder.dir,
+                },
+                None => TokenizerSource::None,
+            },
+            Origin::Gguf { .. } => TokenizerSource::None,
+        }
+    }
+
+    /// The tokens that begin and end texts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an id that is no id.
+    pub fn generation_defaults(&self) -> Result<GenerationDefaults> {
+        match &self.origin {
+            Origin::Gguf { .. } => generation_gguf(&self.metadata).map_err(|e| e.at(&self.path)),
+            Origin::Folder(folder) => generation_json(folder).map_err(|e| e.at(&folder.dir)),
+        }
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.elements() as u64).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.len as u64).sum()
+    }
+
+    /// Bytes of all files that hold weights.
+    pub fn file_bytes(&self) -> u64 {
+        self.sources.iter().map(|source| source.bytes.len() as u64).sum()
+    }
+
+    /// Number of tokens of a tokenizer in GGUF metadata.
+    pub fn vocabulary(&self) -> Option<usize> {
+        self.metadata.get_strings("tokenizer.ggml.tokens").ok().flatten().map(<[_]>::len)
+    }
+
+    /// Checks that a tensor holds no NaN and no infinity, in its scales or its numbers.
+    ///
+    /// It reads the whole tensor: a loader that does so anyway calls [`has_bad_scale`] on the way and this
+    /// only to say where.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) with the tensor and the row.
+    pub fn check_values(&self, tensor: &Tensor) -> Result<()> {
+        check_finite(tensor.ty, self.data(tensor)).map_err(|block| {
+            let row = block * tensor.ty.block_bytes() / tensor.row_bytes();
+            self.tensor_error(tensor, format_args!("({}) is not finite in row {row}", tensor.ty))
+        })
+    }
+
+    /// An error about a tensor, with its file.
+    pub(crate) fn tensor_error(&self, tensor: &Tensor, problem: impl std::fmt::Display) -> Error {
+        tensor_error(format!("tensor \"{}\" {problem}", tensor.name)).at(self.file_of(tensor))
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn generation_gguf(metadata: &Metadata) -> Result<GenerationDefaults> {
+    let mut eos = Vec::new();
+    for name in ["eos", "eot", "eom"] {
+        let id = metadata.get_u32(&format!("tokenizer.ggml.{name}_token_id"))?;
+        eos.extend(id.filter(|id| !eos.contains(id)));
+    }
+    Ok(GenerationDefaults { bos: metadata.get_u32("tokenizer.ggml.bos_token_id")?, eos })
+}
+
+/// generation_config.json goes before config.json, key by key.
+fn generation_json(folder: &Folder) -> Result<GenerationDefaults> {
+    let ids = |key: &str| -> Result<Vec<u32>> {
+        for map in [&folder.generation, &folder.config].into_iter().flatten() {
+            let found = Object { map, prefix: "" }.token_ids(key)?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(Vec::new())
+    };
+    let mut eos = Vec::new();
+    for id in ids("eos_token_id")? {
+        if !eos.contains(&id) {
+            eos.push(id);
+        }
+    }
+    Ok(GenerationDefaults { bos: ids("bos_token_id")?.first().copied(), eos })
+}
+
+/// Entry points for the fuzz targets: everything that reads a file's bytes, without the file.
+#[doc(hidden)]
+pub mod fuzzing;

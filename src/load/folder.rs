@@ -1,0 +1,205 @@
+//! A Hugging Face folder: config.json, safetensors (sharded or not), tokenizer and generation files.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::config::Arch;
+use crate::error::{Error, Result, config_error, format_error};
+
+use super::json::{self, Object};
+use super::mmap::Bytes;
+use super::names::gguf_name;
+use super::tensor::Tensor;
+use super::{ReadOptions, Source, safetensors};
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// Parsed JSON takes some sixteen times its text; the largest real file here is a tenth of this.
+const MAX_JSON: usize = 64 << 20;
+
+/// Everything of a folder but the weights.
+#[derive(Debug, Default)]
+pub(super) struct Folder {
+    pub(super) dir: PathBuf,
+    pub(super) config: Option<Map<String, Value>>,
+    pub(super) generation: Option<Map<String, Value>>,
+    pub(super) tokenizer: Option<Bytes>,
+    pub(super) tokenizer_config: Option<Value>,
+}
+
+impl Folder {
+    /// Reads the small files of `dir`.
+    pub(super) fn open(dir: &Path, options: &ReadOptions) -> Result<Self> {
+        let tokenizer = dir.join("tokenizer.json");
+        let folder = Self {
+            dir: dir.to_path_buf(),
+            config: read_json(&dir.join("config.json"))?,
+            generation: read_json(&dir.join("generation_config.json"))?,
+            tokenizer: tokenizer
+                .exists()
+                .then(|| Bytes::open(&tokenizer, options.mmap))
+                .transpose()?,
+            tokenizer_config: read_json(&dir.join("tokenizer_config.json"))?.map(Value::Object),
+        };
+        if folder.config.is_none() && folder.tokenizer.is_none() {
+            return Err(format_error(
+                "not a model folder: it holds neither config.json nor tokenizer.json",
+            )
+            .at(dir));
+        }
+        Ok(folder)
+    }
+
+    /// The configuration with the path for error messages.
+    pub(super) fn config(&self) -> Result<Object<'_>> {
+        let map = self
+            .config
+            .as_ref()
+            .ok_or_else(|| config_error("config.json is missing from the folder").at(&self.dir))?;
+        Ok(Object { map, prefix: "" })
+    }
+
+    pub(super) fn config_path(&self) -> PathBuf {
+        self.dir.join("config.json")
+    }
+
+    /// The weights, in the file that was asked for or the ones the folder names.
+    pub(super) fn weights(
+        &self,
+        file: Option<&Path>,
+        options: &ReadOptions,
+    ) -> Result<(Vec<Source>, Vec<Tensor>)> {
+        let index_path = self.dir.join(INDEX);
+        let index = read_json(&index_path)?.map(|map| weight_map(&map)).transpose();
+        let index = index.map_err(|e| e.at(&index_path))?.unwrap_or_default();
+        let paths = self.weight_files(file, &index);
+        let mut sources = Vec::new();
+        let mut tensors = Vec::new();
+        for path in paths {
+            let bytes = Bytes::open(&path, options.mmap)?;
+            let found = safetensors::parse(&bytes, sources.len()).map_err(|e| e.at(&path))?;
+            tensors.extend(found);
+            sources.push(Source { path, bytes });
+        }
+        if !sources.is_empty() {
+            check_index(&index, &sources, &tensors).map_err(|e| e.at(&index_path))?;
+        }
+        self.rename(&mut tensors);
+        Ok((sources, tensors))
+    }
+
+    fn weight_files(&self, file: Option<&Path>, index: &Index) -> Vec<PathBuf> {
+        let whole = self.dir.join(WEIGHTS);
+        let named = file.and_then(Path::file_name).and_then(|name| name.to_str());
+        match named {
+            Some(name) if name != WEIGHTS && !index.files.iter().any(|shard| shard == name) => {
+                file.map(Path::to_path_buf).into_iter().collect()
+            }
+            // As transformers does: the whole file goes before the shards.
+            _ if whole.exists() => vec![whole],
+            _ => index.files.iter().map(|shard| self.dir.join(shard)).collect(),
+        }
+    }
+
+    /// GGUF names for the tensors of an architecture that runs; the others keep their own.
+    pub(super) fn rename(&self, tensors: &mut [Tensor]) {
+        let Some(config) = self.config.as_ref().map(|map| Object { map, prefix: "" }) else {
+            return;
+        };
+        let arch = config.str("model_type").ok().flatten();
+        if arch.is_none_or(|name| Arch::from_name(name).is_err()) {
+            return;
+        }
+        // A stored head beside `tie_word_embeddings` is ignored by transformers: under its own name it is
+        // here too.
+        let tied = matches!(config.bool("tie_word_embeddings"), Ok(Some(true)));
+        for tensor in tensors {
+            match gguf_name(&tensor.name) {
+                Some(name) if !(tied && name.starts_with("output.")) => tensor.name = name,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What the index says: which file holds which tensor.
+#[derive(Debug, Default)]
+struct Index {
+    tensors: BTreeMap<String, String>,
+    /// Without repetitions, in order.
+    files: Vec<String>,
+}
+
+fn weight_map(map: &Map<String, Value>) -> Result<Index> {
+    let object = Object { map, prefix: "" };
+    let entries = object.need("weight_map", object.object("weight_map")?)?;
+    let mut tensors = BTreeMap::new();
+    for (name, file) in entries {
+        let file = file.as_str().filter(|file| is_plain_name(file)).ok_or_else(|| {
+            format_error(format!(
+                "weight_map: tensor \"{name}\" is not in a file of this folder (found {file})"
+            ))
+        })?;
+        tensors.insert(name.clone(), file.to_owned());
+    }
+    let mut files: Vec<String> = tensors.values().cloned().collect();
+    files.sort_unstable();
+    files.dedup();
+    Ok(Index { tensors, files })
+}
+
+/// Whether a name from the index stays inside the folder.
+fn is_plain_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let plain = matches!(parts.next(), Some(Component::Normal(part)) if part == name);
+    plain && parts.next().is_none() && !name.contains(['/', '\\', ':'])
+}
+
+fn check_index(index: &Index, sources: &[Source], tensors: &[Tensor]) -> Result<()> {
+    let stored: BTreeMap<&str, usize> =
+        tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.file)).collect();
+    for (name, file) in &index.tensors {
+        let Some(shard) = sources.iter().position(|source| source.path.ends_with(file)) else {
+            continue; // the index is of other files than the ones opened
+        };
+        if stored.get(name.as_str()) != Some(&shard) {
+            return Err(format_error(format!(
+                "weight_map: tensor \"{name}\" is not in {file}, where it should be"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The object in a JSON file, `None` when there is no such file.
+fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path, e)),
+        Ok(info) if info.len() > MAX_JSON as u64 => {
+            return Err(format_error(format!(
+                "{} bytes of JSON, more than {MAX_JSON}",
+                info.len()
+            ))
+            .at(path));
+        }
+        Ok(_) => {}
+    }
+    let bytes = Bytes::open(path, false)?;
+    json::parse(&bytes).map(Some).map_err(|e| e.at(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain_name;
+
+    #[test]
+    fn shard_names_stay_in_the_folder() {
+        assert!(is_plain_name("model-00001-of-00002.safetensors"));
+        for bad in ["", ".", "..", "../x", "/x", "a/b", "a\\b", "C:x", "x/"] {
+            assert!(!is_plain_name(bad), "{bad}");
+        }
+    }
+}

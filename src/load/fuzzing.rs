@@ -1,0 +1,45 @@
+//! Entry points for fuzzing: no file system, every accessor called.
+
+use std::path::Path;
+
+use super::*;
+
+/// Reads `bytes` as a GGUF file.
+pub fn gguf(bytes: &[u8]) -> Result<Checkpoint> {
+    let path = Path::new("fuzz.gguf");
+    let header = gguf::parse(bytes, 0)?;
+    let source = Source { path: path.to_path_buf(), bytes: Bytes::Given(bytes.to_vec()) };
+    split::part(&header.metadata)?;
+    Checkpoint::assemble_gguf(path, vec![source], header)
+}
+
+/// Reads `config` as the config.json and `weights` as the model.safetensors of a folder.
+pub fn folder(config: &[u8], weights: &[u8]) -> Result<Checkpoint> {
+    let path = Path::new("fuzz");
+    let config = Some(json::parse(config)?);
+    let folder = Folder { dir: path.to_path_buf(), config, ..Folder::default() };
+    let mut tensors = safetensors::parse(weights, 0)?;
+    folder.rename(&mut tensors);
+    let source =
+        Source { path: path.join("model.safetensors"), bytes: Bytes::Given(weights.to_vec()) };
+    Checkpoint::assemble_folder(path, folder, vec![source], tensors)
+}
+
+/// Calls everything that a program would call on an open file; the results do not matter, panics do.
+pub fn exercise(checkpoint: &Checkpoint) {
+    if let Ok(config) = checkpoint.config() {
+        let _ = checkpoint.check_shapes(&config);
+    }
+    let _ = checkpoint.check_types();
+    let _ = checkpoint.generation_defaults();
+    let _ = checkpoint.tokenizer_source();
+    for tensor in checkpoint.tensors() {
+        let data = checkpoint.data(tensor);
+        assert_eq!(data.len(), tensor.rows() * tensor.row_bytes());
+        let _ = checkpoint.check_values(tensor);
+        checkpoint.release(tensor, 0..data.len());
+    }
+    let summary = checkpoint.describe();
+    let _ = summary.to_string();
+    let _ = serde_json::to_string(&summary);
+}

@@ -1,0 +1,308 @@
+//! What `goldcrest inspect` shows of a file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::config::Config;
+
+use super::metadata::{Array, Metadata, Value, each_array};
+use super::{Checkpoint, FileKind, GgmlType};
+
+/// The context that a session has when none is asked for: the model's, up to this.
+const DEFAULT_CONTEXT: usize = 4096;
+/// Of a long text or array, this much is shown.
+const SHOWN_CHARS: usize = 72;
+const SHOWN_ITEMS: usize = 4;
+
+/// A summary of a checkpoint: `Serialize` for programs (complete), `Display` for people (abbreviated).
+#[derive(Debug, Serialize)]
+#[non_exhaustive]
+pub struct Summary<'a> {
+    /// The path that was opened.
+    pub path: String,
+    /// `gguf` or `huggingface`.
+    pub format: &'static str,
+    /// The version of the GGUF format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// The architecture's name, known or not.
+    pub architecture: Option<&'a str>,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Bytes of all tensors.
+    pub tensor_bytes: u64,
+    /// Bytes of all files of weights.
+    pub file_bytes: u64,
+    /// Whether the model runs.
+    pub runnable: bool,
+    /// Why it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Memory that running it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryNeeded>,
+    /// How many tensors of each type.
+    pub types: Vec<TypeCount>,
+    /// The keys of the file.
+    pub metadata: &'a Metadata,
+    /// The tensors in file order.
+    pub tensors: Vec<TensorSummary<'a>>,
+}
+
+/// Memory that a model takes with one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryNeeded {
+    /// Bytes of weights.
+    pub weights: u64,
+    /// Bytes of keys and values in half precision for `context` tokens.
+    pub kv_cache: u64,
+    /// The default context: the model's, up to 4096 tokens.
+    pub context: usize,
+    /// The sum.
+    pub total: u64,
+}
+
+/// The tensors of one type, together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TypeCount {
+    /// The type.
+    #[serde(rename = "type")]
+    pub ty: GgmlType,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether there are kernels for it.
+    pub runnable: bool,
+}
+
+/// One tensor.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct TensorSummary<'a> {
+    /// GGUF name.
+    pub name: &'a str,
+    /// Type.
+    #[serde(rename = "type")]
+    pub ty: GgmlType,
+    /// Outermost dimension first.
+    pub shape: &'a [usize],
+    /// Bytes of data.
+    pub bytes: usize,
+    /// Whether there are kernels for its type.
+    pub runnable: bool,
+}
+
+impl Checkpoint {
+    /// Summarises the file, whether or not it runs.
+    pub fn describe(&self) -> Summary<'_> {
+        let config = self.config();
+        let problem = match &config {
+            Ok(config) => self.check_shapes(config).and_then(|()| self.check_types()).err(),
+            Err(_) => None,
+        };
+        let problem = problem.map(|e| e.to_string());
+        let problem = problem.or_else(|| config.as_ref().err().map(ToString::to_string));
+        let (format, version) = match self.kind() {
+            FileKind::Gguf { version } => ("gguf", Some(version)),
+            FileKind::HuggingFace => ("huggingface", None),
+        };
+        Summary {
+            path: self.path().display().to_string(),
+            format,
+            version,
+            architecture: self.architecture(),
+            parameters: self.parameters(),
+            tensor_bytes: self.tensor_bytes(),
+            file_bytes: self.file_bytes(),
+            runnable: problem.is_none(),
+            problem,
+            memory: config.ok().map(|config| self.memory_needed(&config)),
+            types: self.count_types(),
+            metadata: self.metadata(),
+            tensors: self.summarise_tensors(),
+        }
+    }
+
+    fn memory_needed(&self, config: &Config) -> MemoryNeeded {
+        let context = config.context_length.min(DEFAULT_CONTEXT);
+        let weights = self.tensor_bytes();
+        // Keys and values of two bytes each. The limits on a configuration keep the product in 64 bits.
+        let kv_cache = [context, config.n_layers, config.n_kv_heads, config.head_dim]
+            .iter()
+            .fold(4u64, |product, &n| product.saturating_mul(n as u64));
+        MemoryNeeded { weights, kv_cache, context, total: weights.saturating_add(kv_cache) }
+    }
+
+    fn count_types(&self) -> Vec<TypeCount> {
+        let mut counts = BTreeMap::new();
+        for tensor in self.tensors() {
+            let (tensors, bytes) = counts.entry(tensor.ty).or_insert((0, 0));
+            *tensors += 1;
+            *bytes += tensor.byte_len() as u64;
+        }
+        counts
+            .into_iter()
+            .map(|(ty, (tensors, bytes))| TypeCount { ty, tensors, bytes, runnable: ty.runnable() })
+            .collect()
+    }
+
+    fn summarise_tensors(&self) -> Vec<TensorSummary<'_>> {
+        self.tensors()
+            .iter()
+            .map(|tensor| TensorSummary {
+                name: &tensor.name,
+                ty: tensor.ty,
+                shape: &tensor.shape,
+                bytes: tensor.byte_len(),
+                runnable: tensor.ty.runnable(),
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.path)?;
+        match self.version {
+            Some(version) => writeln!(f, "format        GGUF version {version}")?,
+            None => writeln!(f, "format        Hugging Face folder")?,
+        }
+        let architecture = self.architecture.unwrap_or("(none)");
+        writeln!(f, "architecture  {}", architecture.escape_debug())?;
+        writeln!(f, "parameters    {} ({})", count(self.parameters), self.parameters)?;
+        writeln!(f, "tensors       {} in {}", bytes(self.tensor_bytes), self.tensors.len())?;
+        writeln!(f, "file          {}", bytes(self.file_bytes))?;
+        if let Some(memory) = &self.memory {
+            writeln!(
+                f,
+                "memory        {} ({} of weights, {} of KV cache for {} tokens)",
+                bytes(memory.total),
+                bytes(memory.weights),
+                bytes(memory.kv_cache),
+                memory.context
+            )?;
+        }
+        match &self.problem {
+            None => writeln!(f, "runs          yes")?,
+            Some(problem) => writeln!(f, "runs          no: {problem}")?,
+        }
+        self.write_types(f)?;
+        self.write_metadata(f)?;
+        self.write_tensors(f)
+    }
+}
+
+impl Summary<'_> {
+    fn write_types(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\ntypes")?;
+        for TypeCount { ty, tensors, bytes: size, runnable } in &self.types {
+            let note = if *runnable { "" } else { "  (not run by this version)" };
+            writeln!(f, "  {ty:<8} {tensors:>5} tensors  {:>10}{note}", bytes(*size))?;
+        }
+        Ok(())
+    }
+
+    fn write_metadata(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nmetadata ({})", self.metadata.len())?;
+        for (key, value) in self.metadata.iter() {
+            writeln!(f, "  {} = {}", key.escape_debug(), brief(value))?;
+        }
+        Ok(())
+    }
+
+    fn write_tensors(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\ntensors ({})", self.tensors.len())?;
+        let width = self.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0).min(48);
+        for tensor in &self.tensors {
+            // Padding applies to strings alone.
+            let name = tensor.name.escape_debug().to_string();
+            let shape = format!("{:?}", tensor.shape);
+            let size = bytes(tensor.bytes as u64);
+            writeln!(f, "  {name:<width$}  {:<8} {shape:<16} {size:>10}", tensor.ty)?;
+        }
+        Ok(())
+    }
+}
+
+/// A value in one short line, control characters escaped.
+pub(super) fn brief(value: &Value) -> String {
+    match value {
+        Value::U8(x) => x.to_string(),
+        Value::I8(x) => x.to_string(),
+        Value::U16(x) => x.to_string(),
+        Value::I16(x) => x.to_string(),
+        Value::U32(x) => x.to_string(),
+        Value::I32(x) => x.to_string(),
+        Value::U64(x) => x.to_string(),
+        Value::I64(x) => x.to_string(),
+        Value::F32(x) => x.to_string(),
+        Value::F64(x) => x.to_string(),
+        Value::Bool(x) => x.to_string(),
+        Value::String(x) => brief_text(x),
+        Value::Array(x) => brief_array(x),
+    }
+}
+
+fn brief_text(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}... ({} bytes)", &text[..end], text.len()),
+    }
+}
+
+fn brief_array(array: &Array) -> String {
+    let mut shown: Vec<String> = match array {
+        Array::String(items) => items.iter().take(SHOWN_ITEMS).map(|x| brief_text(x)).collect(),
+        Array::Array(items) => items.iter().take(SHOWN_ITEMS).map(brief_array).collect(),
+        other => each_array!(other, items => {
+            items.iter().take(SHOWN_ITEMS).map(|x| format!("{x:?}")).collect()
+        }),
+    };
+    if array.len() > SHOWN_ITEMS {
+        shown.push(format!("... ({} in all)", array.len()));
+    }
+    format!("[{}]", shown.join(", "))
+}
+
+fn scaled(x: u64, base: f64, units: &[&str]) -> String {
+    let mut x = x as f64;
+    let mut unit = 0;
+    while x >= base && unit + 1 < units.len() {
+        x /= base;
+        unit += 1;
+    }
+    let digits = if unit == 0 { 0 } else { 1 };
+    format!("{x:.digits$} {}", units[unit]).trim_end().to_string()
+}
+
+fn bytes(n: u64) -> String {
+    scaled(n, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
+}
+
+fn count(n: u64) -> String {
+    scaled(n, 1000.0, &["", "thousand", "million", "billion", "trillion"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_in_one_line() {
+        assert_eq!(brief(&Value::String("a\n\u{1b}[2J".into())), r#""a\n\u{1b}[2J""#);
+        let long = brief(&Value::String("é".repeat(100)));
+        assert!(long.contains("(200 bytes)") && long.len() < 200);
+        let array = Array::I32((0..9).collect());
+        assert_eq!(brief(&Value::Array(array)), "[0, 1, 2, 3, ... (9 in all)]");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(3 << 20), "3.0 MiB");
+        assert_eq!(count(144_192), "144.2 thousand");
+        assert_eq!(count(7), "7");
+    }
+}

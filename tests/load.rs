@@ -1,0 +1,444 @@
+//! Opening real model files, and the configuration read from each kind.
+
+mod common;
+
+use std::path::Path;
+
+use common::gguf::{self, Gguf, tiny};
+use common::safetensors::{tiny_config, tiny_tensors, write_tiny};
+use goldcrest::load::{Checkpoint, FileKind, GgmlType, ReadOptions, TokenizerSource, fuzzing};
+use goldcrest::{Arch, Config, ErrorKind, RopeScaling, RopeStyle};
+use serde_json::{Value, json};
+
+fn open(path: impl AsRef<Path>) -> Checkpoint {
+    Checkpoint::open(path, &ReadOptions::default()).unwrap()
+}
+
+/// Opens and checks a file that must run, but for the types of its tensors.
+fn open_checked(path: impl AsRef<Path>) -> (Checkpoint, Config) {
+    let checkpoint = open(path);
+    let config = checkpoint.config().unwrap();
+    checkpoint.check_shapes(&config).unwrap();
+    (checkpoint, config)
+}
+
+fn gguf_config(file: &Gguf) -> goldcrest::Result<Config> {
+    fuzzing::gguf(&file.build()).unwrap().config()
+}
+
+fn json_config(
+    edit: impl FnOnce(&mut serde_json::Map<String, Value>),
+) -> goldcrest::Result<Config> {
+    let mut config = tiny_config();
+    edit(config.as_object_mut().unwrap());
+    let weights = common::safetensors::build(&tiny_tensors());
+    fuzzing::folder(config.to_string().as_bytes(), &weights).unwrap().config()
+}
+
+#[test]
+fn golden_folders_and_files_agree() {
+    let Some(assets) = common::assets() else { return };
+    for name in [
+        "llama",
+        "llama_tied_rope3",
+        "mistral",
+        "mistral_full",
+        "qwen2",
+        "qwen3",
+        "llama_256",
+        "qwen2_256",
+    ] {
+        let dir = assets.join("golden").join(name);
+        let (folder, config) = open_checked(&dir);
+        folder.check_types().unwrap();
+        assert_eq!(folder.kind(), FileKind::HuggingFace);
+        assert_eq!(config.rope.style, RopeStyle::Halves);
+        assert_eq!(config.arch.row().name, name.split('_').next().unwrap());
+
+        // What transformers 5 writes for the same model.
+        let v5 = tempfile::tempdir().unwrap();
+        std::fs::copy(dir.join("config.v5.json"), v5.path().join("config.json")).unwrap();
+        std::fs::copy(dir.join("model.safetensors"), v5.path().join("model.safetensors")).unwrap();
+        assert_eq!(open_checked(v5.path()).1, config, "{name}");
+
+        let mut path = dir.join(format!("{name}-F32.gguf"));
+        if name.ends_with("_256") {
+            path = dir.join("gguf").join(path.file_name().unwrap());
+        }
+        if path.exists() {
+            compare_with_gguf(&folder, &config, &path);
+        }
+    }
+}
+
+fn compare_with_gguf(folder: &Checkpoint, config: &Config, path: &Path) {
+    let (file, mut other) = open_checked(path);
+    let is_llama = matches!(other.arch, Arch::Llama);
+    assert_eq!(other.rope.style, if is_llama { RopeStyle::Pairs } else { RopeStyle::Halves });
+    other.rope.style = RopeStyle::Halves;
+    if let RopeScaling::Factors(factors) = &other.rope.scaling {
+        assert_eq!(factors.len(), config.rope.dim / 2);
+        other.rope.scaling = config.rope.scaling.clone();
+    }
+    if config.arch == Arch::Mistral {
+        other.arch = Arch::Mistral; // such files call themselves llama
+    }
+    assert_eq!(&other, config, "{}", path.display());
+    for tensor in file.tensors().iter().filter(|t| t.name != "rope_freqs.weight") {
+        let same = folder.tensor(&tensor.name).unwrap_or_else(|| panic!("{}", tensor.name));
+        assert_eq!(same.shape, tensor.shape, "{}", tensor.name);
+        let permuted =
+            is_llama && (tensor.name.contains("attn_q.") || tensor.name.contains("attn_k."));
+        assert!(permuted || folder.data(same) == file.data(tensor), "{}", tensor.name);
+    }
+}
+
+#[test]
+fn every_asset_opens_or_says_why() {
+    let Some(assets) = common::assets() else { return };
+    let mut seen = 0;
+    let mut folders = vec![assets.join("golden"), assets.join("models"), assets.join("vocab")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let is_model = path.extension().is_some_and(|ext| ext == "gguf")
+                || path.file_name().is_some_and(|name| name == "config.json");
+            if !is_model {
+                continue;
+            }
+            seen += 1;
+            match Checkpoint::open(&path, &ReadOptions::default()) {
+                Ok(checkpoint) => {
+                    fuzzing::exercise(&checkpoint);
+                    assert_reads_the_same(&checkpoint, &path);
+                }
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Unsupported, "{e}");
+                    assert!(e.to_string().contains("GGUF version 1"), "{e}");
+                }
+            }
+        }
+    }
+    assert!(seen > 80, "{seen}");
+}
+
+fn assert_reads_the_same(mapped: &Checkpoint, path: &Path) {
+    let read = Checkpoint::open(path, &ReadOptions { mmap: false }).unwrap();
+    assert!(!read.is_mapped());
+    for (a, b) in mapped.tensors().iter().zip(read.tensors()) {
+        assert!(mapped.data(a) == read.data(b), "{}", a.name);
+    }
+}
+
+#[test]
+fn stories_in_every_type() {
+    let Some(assets) = common::assets() else { return };
+    let derived = assets.join("models/stories260K/derived");
+    for (name, ty) in [
+        ("F32", GgmlType::F32),
+        ("F16", GgmlType::F16),
+        ("Q8_0", GgmlType::Q8_0),
+        ("Q4_0", GgmlType::Q4_0),
+        ("Q4_1", GgmlType::Q4_1),
+        ("Q5_0", GgmlType::Q5_0),
+        ("Q5_1", GgmlType::Q5_1),
+    ] {
+        let (file, config) = open_checked(derived.join(format!("stories260K-{name}.gguf")));
+        file.check_types().unwrap();
+        assert_eq!((config.hidden, config.ffn, config.vocab_size), (64, 172, 512));
+        assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim), (8, 4, 8));
+        let query = file.need("blk.0.attn_q.weight").unwrap();
+        assert_eq!(query.ty, ty);
+        assert_eq!(file.data(query).len(), ty.bytes_for(64 * 64).unwrap());
+        assert!(matches!(file.tokenizer_source(), TokenizerSource::Metadata(_)));
+        assert_eq!(file.vocabulary(), Some(512));
+    }
+    let (folder, _) = open_checked(derived.join("hf-qwen2-transplant"));
+    assert!(folder.tensor("output.weight").is_none());
+    assert!(matches!(folder.tokenizer_source(), TokenizerSource::Json { .. }));
+}
+
+#[test]
+fn types_without_kernels_are_listed_and_refused_by_name() {
+    let Some(assets) = common::assets() else { return };
+    let file = open(assets.join("golden/llama_256/gguf/llama_256-IQ4_XS.gguf"));
+    let summary = file.describe();
+    assert!(!summary.runnable);
+    assert!(summary.problem.as_deref().unwrap().contains("IQ4_XS"), "{:?}", summary.problem);
+    assert!(summary.to_string().contains("not run by this version"));
+    assert!(summary.types.iter().any(|count| count.ty == GgmlType::IQ4_XS && !count.runnable));
+    assert!(file.check_types().unwrap_err().to_string().contains("IQ4_XS"));
+}
+
+#[test]
+fn a_file_inside_a_folder_opens_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    write_tiny(dir.path());
+    for name in ["", "config.json", "model.safetensors"] {
+        let (folder, config) = open_checked(dir.path().join(name));
+        assert_eq!(config.n_layers, 1);
+        assert_eq!(folder.tensors().len(), 12);
+        assert_eq!(folder.generation_defaults().unwrap().eos, [2, 3]);
+        assert_eq!(folder.generation_defaults().unwrap().bos, Some(1));
+    }
+    // Told from the content, not from the name.
+    let odd = dir.path().join("weights.bin");
+    std::fs::rename(dir.path().join("model.safetensors"), &odd).unwrap();
+    assert_eq!(open_checked(&odd).0.tensors().len(), 12);
+    std::fs::write(&odd, tiny("llama").build()).unwrap();
+    assert_eq!(open_checked(&odd).0.kind(), FileKind::Gguf { version: 3 });
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": 7}"#).unwrap();
+    assert_eq!(open(dir.path()).generation_defaults().unwrap().eos, [7]);
+}
+
+#[test]
+fn shards() {
+    let dir = tempfile::tempdir().unwrap();
+    write_tiny(dir.path());
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    let tensors = tiny_tensors();
+    let mut weight_map = serde_json::Map::new();
+    for (number, half) in tensors.chunks(6).enumerate() {
+        let shard = format!("model-{:05}-of-00002.safetensors", number + 1);
+        std::fs::write(dir.path().join(&shard), common::safetensors::build(half)).unwrap();
+        weight_map.extend(half.iter().map(|(name, _)| (name.to_string(), json!(shard))));
+    }
+    let index = dir.path().join("model.safetensors.index.json");
+    std::fs::write(&index, json!({"weight_map": weight_map}).to_string()).unwrap();
+    assert_eq!(open_checked(dir.path()).0.tensors().len(), 12);
+    // Any shard leads to the folder.
+    assert_eq!(
+        open_checked(dir.path().join("model-00002-of-00002.safetensors")).0.tensors().len(),
+        12
+    );
+}
+
+/// Writes a model in three parts, the keys in the first, and returns their paths.
+fn write_split(dir: &Path) -> Vec<std::path::PathBuf> {
+    let whole = tiny("llama");
+    let total = whole.tensors.len() as u32;
+    let mut paths = Vec::new();
+    for (number, tensors) in whole.tensors.chunks(4).enumerate() {
+        let mut part = if number == 0 { whole.clone() } else { Gguf::default() };
+        part.tensors = tensors.to_vec();
+        part.u32("split.no", number as u32).u32("split.count", 3).u32("split.tensors.count", total);
+        let path = dir.join(format!("m-{:05}-of-00003.gguf", number + 1));
+        std::fs::write(&path, part.build()).unwrap();
+        paths.push(path);
+    }
+    paths
+}
+
+#[test]
+fn split_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = write_split(dir.path());
+    let whole = fuzzing::gguf(&tiny("llama").build()).unwrap();
+    for path in &paths {
+        let (file, _) = open_checked(path);
+        assert_eq!(file.tensors().len(), whole.tensors().len());
+        for tensor in whole.tensors() {
+            assert!(file.data(file.tensor(&tensor.name).unwrap()) == whole.data(tensor));
+        }
+    }
+    std::fs::copy(&paths[1], &paths[2]).unwrap();
+    let error = Checkpoint::open(&paths[0], &ReadOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("m-00003-of-00003.gguf") && error.contains("not part 3"), "{error}");
+    std::fs::remove_file(&paths[1]).unwrap();
+    let error = Checkpoint::open(&paths[0], &ReadOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("m-00002-of-00003.gguf"), "{error}");
+    let renamed = dir.path().join("renamed.gguf");
+    std::fs::copy(&paths[0], &renamed).unwrap();
+    let error = Checkpoint::open(&renamed, &ReadOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("-00001-of-00003.gguf"), "{error}");
+}
+
+#[test]
+fn version_2_and_odd_alignments() {
+    for (version, alignment) in [(2, 32), (3, 8), (3, 64), (3, 4096)] {
+        let mut file = tiny("llama");
+        file.version = version;
+        file.alignment = alignment;
+        file.u32("general.alignment", alignment as u32);
+        let checkpoint = fuzzing::gguf(&file.build()).unwrap();
+        checkpoint.check_shapes(&checkpoint.config().unwrap()).unwrap();
+        let q = checkpoint.need("blk.0.attn_q.weight").unwrap();
+        assert_eq!(checkpoint.data(q)[4..8], 0.125f32.to_le_bytes());
+    }
+}
+
+#[test]
+fn gguf_rope_scaling() {
+    let mut file = tiny("llama");
+    assert_eq!(gguf_config(&file).unwrap().rope.scaling, RopeScaling::None);
+    file.f32("llama.rope.scaling.factor", 4.0);
+    assert_eq!(gguf_config(&file).unwrap().rope.scaling, RopeScaling::Linear { factor: 4.0 });
+    file.str("llama.rope.scaling.type", "none");
+    assert_eq!(gguf_config(&file).unwrap().rope.scaling, RopeScaling::None);
+    file.str("llama.rope.scaling.type", "yarn")
+        .u32("llama.rope.scaling.original_context_length", 16);
+    let RopeScaling::Yarn {
+        factor,
+        original_context,
+        attention_factor,
+        beta_fast,
+        beta_slow,
+        truncate,
+    } = gguf_config(&file).unwrap().rope.scaling
+    else {
+        panic!("not yarn")
+    };
+    assert_eq!((factor, original_context, beta_fast, beta_slow), (4.0, 16, 32.0, 1.0));
+    assert!((attention_factor - (0.1 * 4f32.ln() + 1.0)).abs() < 1e-6 && truncate);
+    file.str("llama.rope.scaling.type", "longrope");
+    let error = gguf_config(&file).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("longrope"), "{error}");
+}
+
+#[test]
+fn json_rope_scaling() {
+    let with = |scaling: Value| {
+        json_config(|c| drop(c.insert("rope_scaling".into(), scaling))).map(|c| c.rope.scaling)
+    };
+    assert_eq!(with(Value::Null).unwrap(), RopeScaling::None);
+    assert_eq!(with(json!({"rope_type": "default"})).unwrap(), RopeScaling::None);
+    let linear = with(json!({"type": "linear", "factor": 2})).unwrap();
+    assert_eq!(linear, RopeScaling::Linear { factor: 2.0 });
+    let yarn = |extra: Value| {
+        let mut scaling = json!({"rope_type": "yarn", "factor": 4.0});
+        scaling.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        match with(scaling).unwrap() {
+            RopeScaling::Yarn { original_context, attention_factor, truncate, .. } => {
+                (original_context, attention_factor, truncate)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let plain = 0.1 * 4f32.ln() + 1.0;
+    assert_eq!(yarn(json!({})), (64, plain, true));
+    assert_eq!(yarn(json!({"attention_factor": 0.5, "truncate": false})), (64, 0.5, false));
+    assert_eq!(yarn(json!({"original_max_position_embeddings": 16})), (16, plain, true));
+    assert_eq!(yarn(json!({"mscale": 1.0, "mscale_all_dim": 1.0})).1, 1.0);
+    assert_eq!(yarn(json!({"mscale": 1.0})).1, plain);
+    for (bad, named) in [
+        (json!({"rope_type": "dynamic", "factor": 2}), "dynamic"),
+        (json!({"rope_type": "llama3", "factor": 2}), "rope_scaling.low_freq_factor"),
+        (json!({"rope_type": "linear", "factor": "x"}), "rope_scaling.factor"),
+        (json!({"rope_type": "linear", "factor": 0}), "rope scaling"),
+        (json!([1]), "rope_scaling"),
+    ] {
+        let error = with(bad).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[test]
+fn sliding_windows() {
+    let windows = |edits: Value| {
+        json_config(|config| {
+            config.insert("num_hidden_layers".into(), json!(3));
+            config.extend(edits.as_object().unwrap().clone());
+        })
+        .map(|config| config.windows)
+    };
+    let (on, off) = (Some(8), None);
+    for (edits, expected) in [
+        (json!({"sliding_window": 8}), [off; 3]), // llama has no windows
+        (json!({"model_type": "mistral", "sliding_window": 8}), [on; 3]),
+        (json!({"model_type": "mistral", "sliding_window": null}), [off; 3]),
+        (json!({"model_type": "mistral"}), [Some(4096); 3]),
+        (json!({"model_type": "qwen2", "sliding_window": 8}), [off; 3]),
+        (
+            json!({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": true, "max_window_layers": 1}),
+            [off, on, on],
+        ),
+        (json!({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": true}), [off; 3]),
+        (
+            json!({"model_type": "qwen3", "sliding_window": 8, "use_sliding_window": true,
+                   "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
+            [on, off, on],
+        ),
+    ] {
+        assert_eq!(windows(edits.clone()).unwrap(), expected, "{edits}");
+    }
+    let error =
+        windows(json!({"model_type": "qwen2", "layer_types": ["chunked_attention", "", ""]}));
+    assert!(error.unwrap_err().to_string().contains("chunked_attention"));
+    assert!(windows(json!({"model_type": "mistral", "sliding_window": 0})).is_err());
+
+    let mut file = tiny("llama");
+    file.u32("llama.attention.sliding_window", 8);
+    assert_eq!(gguf_config(&file).unwrap().windows, [on]);
+}
+
+#[test]
+fn variants_that_compute_something_else_are_refused() {
+    for (key, value) in [
+        ("model_type", json!("mamba")),
+        ("hidden_act", json!("gelu")),
+        ("attention_bias", json!(true)),
+        ("mlp_bias", json!(true)),
+        ("quantization_config", json!({"quant_method": "gptq"})),
+        ("partial_rotary_factor", json!(0.5)),
+    ] {
+        let error = json_config(|config| drop(config.insert(key.into(), value))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let named = if key == "model_type" { "mamba" } else { key };
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    let mut file = tiny("llama");
+    file.u32("llama.expert_count", 8);
+    assert!(gguf_config(&file).unwrap_err().to_string().contains("expert_count"));
+}
+
+#[test]
+fn defaults_and_equal_arrays() {
+    let mut file = tiny("llama");
+    file.remove("llama.attention.head_count_kv");
+    assert_eq!(gguf_config(&file).unwrap().n_kv_heads, 4);
+    let mut heads = gguf::U32.to_le_bytes().to_vec();
+    heads.extend(1u64.to_le_bytes());
+    heads.extend(2u32.to_le_bytes());
+    file.raw("llama.attention.head_count_kv", gguf::ARRAY, heads);
+    let config = gguf_config(&file).unwrap();
+    assert_eq!((config.n_kv_heads, config.rope.theta, config.rope.dim), (2, 10_000.0, 8));
+    let qwen3 = json_config(|config| drop(config.insert("model_type".into(), json!("qwen3"))));
+    assert_eq!(qwen3.unwrap().head_dim, 128);
+}
+
+#[test]
+fn a_stored_head_is_left_out_when_tied() {
+    let mut config = tiny_config();
+    config["tie_word_embeddings"] = json!(true);
+    let weights = common::safetensors::build(&tiny_tensors());
+    let folder = fuzzing::folder(config.to_string().as_bytes(), &weights).unwrap();
+    folder.check_shapes(&folder.config().unwrap()).unwrap();
+    assert!(folder.tensor("output.weight").is_none());
+    assert!(folder.tensor("lm_head.weight").is_some());
+}
+
+#[test]
+fn summaries() {
+    let file = fuzzing::gguf(&tiny("llama").build()).unwrap();
+    let summary = file.describe();
+    assert!(summary.runnable, "{:?}", summary.problem);
+    let memory = summary.memory.unwrap();
+    assert_eq!((memory.context, memory.kv_cache), (64, 2 * 2 * 64 * 2 * 8));
+    assert_eq!(memory.total, memory.kv_cache + summary.tensor_bytes);
+    let json = serde_json::to_value(&summary).unwrap();
+    assert_eq!(json["format"], "gguf");
+    assert_eq!(json["metadata"]["tokenizer.ggml.tokens"].as_array().unwrap().len(), 24);
+    assert_eq!(
+        json["tensors"][0],
+        json!({
+            "name": "token_embd.weight", "type": "F32", "shape": [24, 32], "bytes": 3072, "runnable": true
+        })
+    );
+    let text = summary.to_string();
+    assert!(text.contains("... (24 in all)") && text.contains("runs          yes"), "{text}");
+}
