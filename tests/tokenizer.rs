@@ -49,9 +49,11 @@ fn real_vocabularies_give_the_ids_of_llama_cpp() {
             std::fs::read_to_string(path).unwrap()
         };
         let (texts, expected) = (read("inp"), read("out"));
-        let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
+        let mut texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
+        assert_eq!(texts.pop(), Some(""), "every text ends with the separator");
         let expected: Vec<&str> = expected.lines().collect();
-        assert!(texts.len().abs_diff(expected.len()) <= 1 && expected.len() > 30);
+        assert_eq!(texts.len(), expected.len());
+        assert!(texts.len() > 30);
         for (text, line) in texts.iter().zip(expected) {
             let expected: Vec<u32> =
                 line.split_whitespace().map(|id| id.parse().unwrap()).collect();
@@ -87,16 +89,18 @@ fn made_vocabularies_give_the_ids_and_texts_of_hugging_face() {
                         ));
                     }
                 }
-                for (skip, key) in [(false, "decoded"), (true, "decoded_skip_special")] {
-                    for ids in [&plain, &special] {
-                        let got = tokenizer.decode(ids, skip).unwrap();
-                        // The cases hold the texts of one of the two lists of ids.
-                        if *ids == plain && got != case[key].as_str().unwrap() {
-                            failures.push(format!(
-                                "{name} {source} {key} {text:?}\n got {got:?}\nwant {}",
-                                case[key]
-                            ));
-                        }
+                let decoded = [
+                    (&plain, false, "decoded"),
+                    (&plain, true, "decoded_skip_special"),
+                    (&special, true, "decoded_skip_special"),
+                ];
+                for (ids, skip, key) in decoded {
+                    let got = tokenizer.decode(ids, skip).unwrap();
+                    if got != case[key].as_str().unwrap() {
+                        let want = &case[key];
+                        failures.push(format!(
+                            "{name} {source} {key} {text:?}\n got {got:?}\nwant {want}"
+                        ));
                     }
                 }
             }
@@ -107,4 +111,37 @@ fn made_vocabularies_give_the_ids_and_texts_of_hugging_face() {
         }
     }
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn special_tokens_are_known() {
+    let Some(assets) = common::assets() else { return };
+    let phi = vocab(&assets, "phi-3");
+    assert_eq!((phi.bos(), phi.eos()), (Some(1), Some(32000)));
+    assert!(phi.eog_ids().contains(&32000) && phi.eog_ids().contains(&32007));
+    assert!(phi.is_special(32007) && !phi.is_special(15043));
+    // Its own tokenizer lets these tokens swallow the space that follows.
+    assert_eq!(phi.encode("<|user|> Hello").unwrap(), phi.encode("<|user|>Hello").unwrap());
+    let qwen = vocab(&assets, "qwen2");
+    let end = qwen.token_to_id("<|im_end|>").unwrap();
+    assert!(qwen.eog_ids().contains(&end));
+    assert_eq!(qwen.id_to_token(end).as_deref(), Some("<|im_end|>"));
+    assert_eq!(qwen.encode_with("<|im_end|>", PARSED).unwrap(), [end]);
+    assert!(qwen.encode_with("<|im_end|>", PLAIN).unwrap().len() > 1);
+    let llama = vocab(&assets, "llama-bpe");
+    assert_eq!(llama.encode("").unwrap(), [128000]);
+    let bert = vocab(&assets, "bert-bge");
+    assert_eq!(bert.encode("hello").unwrap(), [101, 7592, 102]);
+    assert_eq!(bert.decode(&[101, 7592, 1010, 7592, 102], true).unwrap(), "hello, hello");
+}
+
+#[test]
+fn a_generation_keeps_the_space_after_its_prompt() {
+    let Some(assets) = common::assets() else { return };
+    let llama = vocab(&assets, "llama-spm");
+    let ids = llama.encode("Hello world").unwrap();
+    let (prompt, rest) = ids.split_at(2);
+    let mut decoder = llama.decoder_after(prompt).unwrap();
+    let text: String = rest.iter().map(|&id| decoder.push(id).unwrap()).collect();
+    assert_eq!(text, " world");
 }

@@ -58,6 +58,9 @@ fn missing(key: &str, what: &str) -> crate::Error {
 fn vocabulary(metadata: &impl MetadataSource) -> Result<Vocab> {
     const KINDS: &str = "tokenizer.ggml.token_type";
     let tokens = metadata.strings(TOKENS).ok_or_else(|| missing(TOKENS, "an array of strings"))?;
+    if tokens.is_empty() {
+        return Err(tokenizer_error(format!("{TOKENS} is empty")));
+    }
     let kinds = metadata.integers(KINDS);
     if let Some(kinds) = kinds.as_ref().filter(|kinds| kinds.len() != tokens.len()) {
         let (kinds, tokens) = (kinds.len(), tokens.len());

@@ -28,10 +28,8 @@ impl Splitter {
     /// A splitter for a pattern in the syntax of tokenizer.json.
     pub(super) fn new(pattern: &str) -> Result<Self> {
         let main = pattern.strip_suffix(TAIL);
-        // In the syntax of the linear engine a possessive quantifier means something else.
-        let possessive =
-            ["?+", "*+", "++", "}+"].iter().any(|quantifier| pattern.contains(quantifier));
-        if !possessive {
+        // The linear engine would read a possessive quantifier as two.
+        if !has_possessive(pattern) {
             let patterns = [main.unwrap_or(pattern), r"\s+"];
             let count = if main.is_some() { 2 } else { 1 };
             if let Ok(regex) = Regex::new_many(&patterns[..count]) {
@@ -79,6 +77,29 @@ impl Splitter {
         add(text.len(), text.len());
         Ok(pieces)
     }
+}
+
+/// Whether a quantifier is followed by `+` somewhere in a pattern.
+fn has_possessive(pattern: &str) -> bool {
+    let (mut quantified, mut classes) = (false, 0);
+    let mut chars = pattern.chars().peekable();
+    while let Some(c) = chars.next() {
+        let was_quantified = std::mem::take(&mut quantified);
+        match c {
+            '\\' => {
+                let name = chars.next().is_some_and(|c| matches!(c, 'p' | 'P' | 'x' | 'u'));
+                if name && chars.peek() == Some(&'{') {
+                    chars.by_ref().find(|&c| c == '}');
+                }
+            }
+            '[' => classes += 1,
+            ']' if classes > 0 => classes -= 1,
+            '+' if classes == 0 && was_quantified => return true,
+            '+' | '*' | '?' | '}' if classes == 0 => quantified = true,
+            _ => {}
+        }
+    }
+    false
 }
 
 fn linear(regex: &Regex, text: &str, add: &mut impl FnMut(usize, usize)) {
@@ -179,6 +200,12 @@ mod tests {
 
     #[test]
     fn possessive_quantifiers_keep_their_meaning() {
+        for pattern in ["a++", r"\p{L}?+", "[ab]{2,3}+", "(?:a)*+"] {
+            assert!(has_possessive(pattern), "{pattern}");
+        }
+        for pattern in [r"\p{L}+", r"\++", "[*+]+", "(?:a+)+", "a+?"] {
+            assert!(!has_possessive(pattern), "{pattern}");
+        }
         let splitter = Splitter::new(r"[^\r\n\p{L}]?+\p{L}+|\s+").unwrap();
         assert_eq!(words(splitter, "..ab"), [".", ".ab"]);
     }

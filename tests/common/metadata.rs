@@ -1,4 +1,5 @@
 //! Metadata for tokenizer tests: made by hand, or read from a GGUF file.
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::HashMap;
 use std::path::Path;
