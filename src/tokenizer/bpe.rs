@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
+
 use super::merge::Merger;
 use super::split::Splitters;
 use super::vocab::Vocab;
@@ -50,11 +52,16 @@ impl Bpe {
     ) -> Result<Self> {
         let bytes =
             std::array::from_fn(|byte| vocab.id(byte_to_char(byte as u8).encode_utf8(&mut [0; 4])));
+        // Three look-ups by text a merge, in tables that fit no cache: most of the time of loading.
+        let parsed: Vec<_> = merges
+            .par_iter()
+            .map_init(String::new, |joined, merge| parse_merge(vocab, merge, joined))
+            .collect();
         let mut table = HashMap::with_capacity(merges.len());
-        let mut joined = String::new();
-        for (rank, merge) in merges.iter().enumerate() {
-            let (pair, merged) = parse_merge(vocab, merge, &mut joined)
-                .map_err(|why| tokenizer_error(format!("merge {rank} ({merge:?}) {why}")))?;
+        for (rank, parsed) in parsed.into_iter().enumerate() {
+            let (pair, merged) = parsed.map_err(|why| {
+                tokenizer_error(format!("merge {rank} ({:?}) {why}", merges[rank]))
+            })?;
             // A repeated pair keeps its first rank, as every implementation does.
             table.entry(pair).or_insert((rank as u32, merged));
         }

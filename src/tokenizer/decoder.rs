@@ -94,7 +94,9 @@ fn append_replaced(text: &str, replace: &[(String, String)], out: &mut Vec<u8>) 
 
 fn append_word(word: &str, space: bool, clean: bool, out: &mut Vec<u8>) {
     let spaced = if space { format!(" {word}") } else { word.to_owned() };
-    let shown = if clean { cleanup(&spaced) } else { spaced };
+    // What cleaning up looks for has one of these in it; most words have not.
+    let suspect = spaced.contains(['.', '?', '!', ',', '\'']) || spaced.contains("do not");
+    let shown = if clean && suspect { cleanup(&spaced) } else { spaced };
     out.extend_from_slice(shown.as_bytes());
 }
 

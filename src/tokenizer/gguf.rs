@@ -227,7 +227,7 @@ fn unigram<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
     })?;
     let drop_first = scheme == PrependScheme::Always;
     Ok(Inner {
-        pipeline: Pipeline::External(Box::new(external)),
+        pipeline: Pipeline::External(external),
         rules: Rules::Metaspace { mark: SPACE, drop_first },
         prefix: ends.prefix,
         suffix: ends.suffix,

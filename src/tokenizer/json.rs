@@ -85,7 +85,7 @@ fn assemble(mut file: File, config: &Value) -> Result<Inner> {
         }
     }
     let eog = eog::find(&vocab, &[eos]);
-    let pipeline = Pipeline::External(Box::new(external));
+    let pipeline = Pipeline::External(external);
     Ok(Inner { vocab, pipeline, prefix, suffix, rules, raw_special: false, bos, eos, eog })
 }
 

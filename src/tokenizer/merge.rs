@@ -16,12 +16,14 @@ pub(super) struct Symbol {
     next: u32,
 }
 
+/// Rank, left, right, end of the right, merged id: the lowest rank comes first, then the leftmost.
+type Queued = (u32, u32, u32, u32, u32);
+
 /// Buffers of [`Merger::run`], kept from word to word.
 #[derive(Default)]
 pub(super) struct Merger {
     symbols: Vec<Symbol>,
-    // (rank, left, right, end of the right, merged id): the lowest rank first, then the leftmost.
-    queue: BinaryHeap<Reverse<(u32, u32, u32, u32, u32)>>,
+    queue: BinaryHeap<Reverse<Queued>>,
 }
 
 impl Merger {

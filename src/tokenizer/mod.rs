@@ -87,10 +87,11 @@ impl Inner {
     }
 }
 
-/// How a text becomes ids.
+/// How a text becomes ids. One exists per tokenizer, behind its `Arc`, so the size does no harm.
+#[allow(clippy::large_enum_variant)]
 enum Pipeline {
     Own { specials: Specials, model: Model },
-    External(Box<External>),
+    External(External),
 }
 
 /// The models of GGUF vocabularies.
