@@ -1,0 +1,257 @@
+//! Tokenizers from the metadata of GGUF files.
+
+use tokenizers::models::unigram::Unigram;
+use tokenizers::normalizers::{self, Precompiled, Replace};
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::{AddedToken, NormalizerWrapper};
+
+use super::bpe::Bpe;
+use super::decoder::Rules;
+use super::external::{External, Step, guarded};
+use super::pretokenizers::Row;
+use super::special::{Specials, Strip};
+use super::spm::{SPACE, Spm};
+use super::vocab::{Kind, Vocab};
+use super::wordpiece::WordPiece;
+use super::{Inner, Model, Pipeline, eog};
+use crate::error::{Result, tokenizer_error};
+
+/// Typed look-up in the metadata of a model file.
+///
+/// A key that is missing and one of another type both give `None`.
+pub trait MetadataSource {
+    /// A string.
+    fn string(&self, key: &str) -> Option<&str>;
+    /// An array of strings.
+    fn strings(&self, key: &str) -> Option<&[String]>;
+    /// An array of floats or integers, as floats.
+    fn floats(&self, key: &str) -> Option<Vec<f32>>;
+    /// An array of integers of any width.
+    fn integers(&self, key: &str) -> Option<Vec<i64>>;
+    /// An integer of any width.
+    fn integer(&self, key: &str) -> Option<i64>;
+    /// A boolean.
+    fn boolean(&self, key: &str) -> Option<bool>;
+}
+
+const MODEL: &str = "tokenizer.ggml.model";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+
+pub(super) fn build(metadata: &impl MetadataSource) -> Result<Inner> {
+    let model = metadata.string(MODEL).ok_or_else(|| missing(MODEL, "a string"))?;
+    let kind: fn(Reader<_>) -> Result<Inner> = match model {
+        "gpt2" => gpt2,
+        "llama" => llama,
+        "bert" => bert,
+        "t5" => unigram,
+        other => {
+            return Err(tokenizer_error(format!("{MODEL}: unsupported tokenizer {other:?}")));
+        }
+    };
+    kind(Reader { metadata, vocab: vocabulary(metadata)? })
+}
+
+fn missing(key: &str, what: &str) -> crate::Error {
+    tokenizer_error(format!("{key} is missing or is not {what}"))
+}
+
+fn vocabulary(metadata: &impl MetadataSource) -> Result<Vocab> {
+    const KINDS: &str = "tokenizer.ggml.token_type";
+    let tokens = metadata.strings(TOKENS).ok_or_else(|| missing(TOKENS, "an array of strings"))?;
+    if tokens.is_empty() {
+        return Err(tokenizer_error(format!("{TOKENS} is empty")));
+    }
+    let kinds = metadata.integers(KINDS);
+    if let Some(kinds) = kinds.as_ref().filter(|kinds| kinds.len() != tokens.len()) {
+        let (kinds, tokens) = (kinds.len(), tokens.len());
+        return Err(tokenizer_error(format!("{KINDS} has {kinds} entries for {tokens} tokens")));
+    }
+    let kind = |id: usize| match kinds.as_ref().map(|kinds| kinds[id]) {
+        None => Ok(Kind::Normal),
+        Some(value) => Kind::from_ggml(value)
+            .ok_or_else(|| tokenizer_error(format!("{KINDS} is {value} at token {id}"))),
+    };
+    let kinds = (0..tokens.len()).map(kind).collect::<Result<Vec<_>>>()?;
+    Vocab::new(tokens.iter().zip(kinds).enumerate().map(|(id, (text, kind))| {
+        // Some files have empty tokens as padding, more than one; they need texts of their own.
+        let text =
+            if text.is_empty() { format!("[EMPTY_{id}]").into() } else { text.as_str().into() };
+        (id as u32, text, kind)
+    }))
+}
+
+/// Metadata with the vocabulary that its ids refer to.
+struct Reader<'m, M> {
+    metadata: &'m M,
+    vocab: Vocab,
+}
+
+/// What a kind of tokenizer adds to a text where the metadata do not say.
+struct Defaults {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    add_bos: bool,
+    add_eos: bool,
+}
+
+/// The special tokens around a text and the named ends.
+struct Ends {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+    eog: Vec<u32>,
+}
+
+impl<M: MetadataSource> Reader<'_, M> {
+    fn flag(&self, name: &str, default: bool) -> bool {
+        self.metadata.boolean(&format!("tokenizer.ggml.{name}")).unwrap_or(default)
+    }
+
+    /// The id under `tokenizer.ggml.{name}_token_id`, or the default if the vocabulary has it.
+    fn id(&self, name: &str, default: Option<u32>) -> Result<Option<u32>> {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        let Some(value) = self.metadata.integer(&key) else {
+            return Ok(default.filter(|&id| self.vocab.text(id).is_some()));
+        };
+        let id = u32::try_from(value).ok().filter(|&id| self.vocab.text(id).is_some());
+        id.map(Some).ok_or_else(|| {
+            let size = self.vocab.len();
+            tokenizer_error(format!("{key} is {value}, but there are {size} tokens"))
+        })
+    }
+
+    fn ends(&mut self, defaults: Defaults) -> Result<Ends> {
+        let bos = self.id("bos", defaults.bos)?;
+        let eos = self.id("eos", defaults.eos)?;
+        let eog = eog::find(&self.vocab, &[eos, self.id("eot", None)?, self.id("eom", None)?]);
+        eog::correct_kinds(&mut self.vocab, &eog);
+        let wanted = |name: &str, add: bool, id: Option<u32>| match (add, id) {
+            (false, _) => Ok(Vec::new()),
+            (true, Some(id)) => Ok(vec![id]),
+            (true, None) => Err(tokenizer_error(format!(
+                "a text wants a {name} token, but tokenizer.ggml.{name}_token_id is missing"
+            ))),
+        };
+        let prefix = wanted("bos", self.flag("add_bos_token", defaults.add_bos), bos)?;
+        let suffix = wanted("eos", self.flag("add_eos_token", defaults.add_eos), eos)?;
+        Ok(Ends { bos, eos, prefix, suffix, eog })
+    }
+
+    /// Tokens that swallow spaces: no key of the format says so, only the model's own tokenizer.
+    fn strip(&self) -> impl Fn(&str) -> Strip + use<M> {
+        let name = self.metadata.string("general.name").unwrap_or_default().to_lowercase();
+        let phi3 = name.contains("phi-3") || name.contains("phi3");
+        let pre = self.metadata.string("tokenizer.ggml.pre").unwrap_or_default();
+        let mask = ["jina-v2-de", "jina-v2-es", "jina-v2-code"].contains(&pre);
+        move |text| Strip {
+            left: mask && text == "<mask>",
+            right: phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&text),
+        }
+    }
+
+    fn finish(self, model: Model, rules: Rules, ends: Ends) -> Result<Inner> {
+        let specials = Specials::new(&self.vocab, self.strip())?;
+        let Ends { bos, eos, prefix, suffix, eog } = ends;
+        let pipeline = Pipeline::Own { specials, model };
+        let raw_special = true;
+        Ok(Inner { vocab: self.vocab, pipeline, prefix, suffix, rules, raw_special, bos, eos, eog })
+    }
+}
+
+fn gpt2<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
+    const MERGES: &str = "tokenizer.ggml.merges";
+    let row = Row::named(reader.metadata.string("tokenizer.ggml.pre").unwrap_or("default"))?;
+    let merges = reader.metadata.strings(MERGES);
+    let merges = merges.ok_or_else(|| missing(MERGES, "an array of strings"))?;
+    let model = Bpe::new(&reader.vocab, merges, row.splitters()?, row.ignore_merges)?;
+    let defaults = Defaults { bos: None, eos: None, add_bos: row.add_bos, add_eos: false };
+    let ends = reader.ends(defaults)?;
+    reader.finish(Model::Bpe { model, nfc: row.nfc }, Rules::ByteLevel, ends)
+}
+
+fn llama<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
+    let space_prefix = reader.flag("add_space_prefix", true);
+    let unknown = reader.id("unknown", Some(0))?;
+    let scores = reader.metadata.floats("tokenizer.ggml.scores");
+    let model = Spm::new(&reader.vocab, scores, unknown, space_prefix)?;
+    let defaults = Defaults { bos: Some(1), eos: Some(2), add_bos: true, add_eos: false };
+    let ends = reader.ends(defaults)?;
+    reader.finish(Model::Spm(model), Rules::sentencepiece(space_prefix), ends)
+}
+
+fn bert<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
+    let unknown = reader.id("unknown", Some(100))?;
+    let unknown = unknown.ok_or_else(|| missing("tokenizer.ggml.unknown_token_id", "a token"))?;
+    let lowercase = reader.flag("normalizer.lowercase", true);
+    let accents = reader.metadata.boolean("tokenizer.ggml.normalizer.strip_accents");
+    let model = WordPiece::new(unknown, lowercase, accents);
+    // Older files name the first token CLS.
+    let cls = reader.id("cls", Some(101))?;
+    // A text ends with one separator, whether a file calls it that or EOS ("seperator" is the key).
+    let sep = reader.id("seperator", Some(102))?;
+    let wanted = reader.flag("add_sep_token", true) || reader.flag("add_eos_token", true);
+    let defaults = Defaults { bos: cls, eos: sep, add_bos: true, add_eos: true };
+    let mut ends = reader.ends(defaults)?;
+    ends.suffix = sep.or(ends.eos).filter(|_| wanted).into_iter().collect();
+    reader.finish(Model::WordPiece(model), Rules::Phantom, ends)
+}
+
+fn unigram<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
+    const SCORES: &str = "tokenizer.ggml.scores";
+    let scores = reader.metadata.floats(SCORES).ok_or_else(|| missing(SCORES, "an array"))?;
+    if scores.len() != reader.vocab.len() || scores.iter().any(|score| score.is_nan()) {
+        return Err(tokenizer_error(format!("{SCORES} needs one number for every token")));
+    }
+    let unknown = reader.id("unknown", Some(2))?.map(|id| id as usize);
+    let ends = reader.ends(Defaults { bos: None, eos: Some(1), add_bos: false, add_eos: true })?;
+    let tokens = reader.vocab.iter().zip(scores);
+    let tokens = tokens.map(|((_, text, _), score)| (text.to_owned(), f64::from(score))).collect();
+    let added = reader.vocab.iter().filter_map(|(_, text, kind)| match kind {
+        Kind::Control | Kind::Unknown => {
+            Some(AddedToken::from(text, true).lstrip(text == "<mask>"))
+        }
+        Kind::UserDefined => Some(AddedToken::from(text, false).normalized(false)),
+        _ => None,
+    });
+    let normalizer = unigram_normalizer(&reader)?;
+    let scheme = match reader.flag("add_space_prefix", true) {
+        true => PrependScheme::Always,
+        false => PrependScheme::Never,
+    };
+    let steps = vec![Step::Other(Metaspace::new(SPACE, scheme, true).into())];
+    let external = guarded(|| {
+        let model = Unigram::from(tokens, unknown, false)
+            .map_err(|e| tokenizer_error(format!("unigram vocabulary: {e}")))?;
+        External::new(Some(normalizer), added.collect(), steps, model.into())
+    })?;
+    let drop_first = scheme == PrependScheme::Always;
+    Ok(Inner {
+        pipeline: Pipeline::External(external),
+        rules: Rules::Metaspace { mark: SPACE, drop_first },
+        prefix: ends.prefix,
+        suffix: ends.suffix,
+        raw_special: false,
+        bos: ends.bos,
+        eos: ends.eos,
+        eog: ends.eog,
+        vocab: reader.vocab,
+    })
+}
+
+/// The precompiled character map of SentencePiece, then its rule for runs of spaces.
+fn unigram_normalizer<M: MetadataSource>(reader: &Reader<'_, M>) -> Result<NormalizerWrapper> {
+    const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
+    let failed = |e: &dyn std::fmt::Display| tokenizer_error(format!("{CHARSMAP}: {e}"));
+    let mut steps: Vec<NormalizerWrapper> = Vec::new();
+    if let Some(bytes) = reader.metadata.integers(CHARSMAP).filter(|bytes| !bytes.is_empty()) {
+        let bytes: Vec<u8> = bytes.into_iter().map(|byte| byte as u8).collect();
+        steps.push(guarded(|| Precompiled::from(&bytes).map_err(|e| failed(&e)))?.into());
+    }
+    if reader.flag("remove_extra_whitespaces", false) {
+        let runs = normalizers::replace::ReplacePattern::Regex(" {2,}".to_owned());
+        steps.push(normalizers::Strip::new(false, true).into());
+        steps.push(Replace::new(runs, SPACE.to_string()).map_err(|e| failed(&e))?.into());
+    }
+    Ok(normalizers::Sequence::new(steps).into())
+}
