@@ -152,20 +152,12 @@ pub const fn scratch_len(head_dim: usize) -> usize {
     ROW_BLOCK * head_dim + MAX_TILE * CHUNK + (MAX_TILE + ROW_BLOCK) * partial_len(head_dim)
 }
 
-/// Rows of a register tile, and vectors of accumulators: as many as the registers hold.
-const fn tile_rows<S: Simd>() -> usize {
-    if S::MAX_ROWS >= 8 {
-        8
-    } else if S::MAX_ROWS >= 4 {
-        2
-    } else {
-        1
-    }
-}
-
 /// Softmax attention: for every row the sum of the values it sees, weighted by the softmax of its
 /// scores. A row that sees nothing is zero. With [`AttendOut::Chunk`] only that chunk's partial
 /// results.
+///
+/// `TILE` is how many rows of two vectors of sums the registers hold beside what is read: 8 for
+/// AVX-512, 2 for sixteen 32-byte registers, 1 for sixteen of 16 bytes. It changes no bits.
 ///
 /// # Panics
 /// If a length does not fit, a span ends outside the cache, or `scratch` is shorter than
@@ -174,28 +166,7 @@ const fn tile_rows<S: Simd>() -> usize {
 /// # Safety
 /// As for every method of [`Simd`].
 #[inline(always)]
-pub(crate) unsafe fn attend<S: Simd>(
-    s: S,
-    a: &Attend<'_>,
-    out: AttendOut<'_>,
-    scratch: &mut [f32],
-) {
-    // SAFETY: the caller vouches for the instruction set.
-    unsafe {
-        match tile_rows::<S>() {
-            8 => attend_tiled::<S, 8>(s, a, out, scratch),
-            2 => attend_tiled::<S, 2>(s, a, out, scratch),
-            _ => attend_tiled::<S, 1>(s, a, out, scratch),
-        }
-    }
-}
-
-/// [`attend`] with tiles of up to `TILE` rows.
-///
-/// # Safety
-/// As for every method of [`Simd`].
-#[inline(always)]
-unsafe fn attend_tiled<S: Simd, const TILE: usize>(
+pub(crate) unsafe fn attend<S: Simd, const TILE: usize>(
     s: S,
     a: &Attend<'_>,
     mut out: AttendOut<'_>,
@@ -915,22 +886,15 @@ pub(crate) mod tests {
         }
 
         /// Attention at once.
-        pub(crate) fn run<S: Simd>(&self, s: S) -> Vec<f32> {
+        pub(crate) fn run<S: Simd, const TILE: usize>(&self, s: S) -> Vec<f32> {
             run(s, &self.args(), self.width(), |s, a, out, scratch| {
                 // SAFETY: the caller's token vouches for the CPU.
-                unsafe { attend(s, a, out, scratch) };
-            })
-        }
-
-        fn run_tiled<const TILE: usize>(&self) -> Vec<f32> {
-            run(Portable, &self.args(), self.width(), |s, a, out, scratch| {
-                // SAFETY: the portable tier runs on every CPU.
-                unsafe { attend_tiled::<_, TILE>(s, a, out, scratch) };
+                unsafe { attend::<S, TILE>(s, a, out, scratch) };
             })
         }
 
         /// Every chunk by itself, then the fold.
-        pub(crate) fn run_chunks<S: Simd>(&self, s: S) -> Vec<f32> {
+        pub(crate) fn run_chunks<S: Simd, const TILE: usize>(&self, s: S) -> Vec<f32> {
             let head_dim = self.layout.head_dim();
             let (rows, partial) = (self.group * self.spans.len(), partial_len(head_dim));
             let chunks = self.layout.positions().div_ceil(CHUNK);
@@ -939,7 +903,7 @@ pub(crate) mod tests {
             for (chunk, partials) in partials.chunks_exact_mut(rows * partial).enumerate() {
                 let out = AttendOut::Chunk { chunk, partials };
                 // SAFETY: the caller's token vouches for the CPU.
-                unsafe { attend(s, &self.args(), out, &mut scratch) };
+                unsafe { attend::<S, TILE>(s, &self.args(), out, &mut scratch) };
             }
             let mut out = vec![f32::NAN; self.spans.len() * self.width()];
             let to = HeadRowsMut::new(&mut out, self.width());
@@ -953,7 +917,7 @@ pub(crate) mod tests {
         }
 
         /// One query position at a time, one head at a time.
-        pub(crate) fn run_alone<S: Simd>(&self, s: S) -> Vec<f32> {
+        pub(crate) fn run_alone<S: Simd, const TILE: usize>(&self, s: S) -> Vec<f32> {
             let head_dim = self.layout.head_dim();
             let mut all = Vec::new();
             for (i, span) in self.spans.iter().enumerate() {
@@ -965,7 +929,7 @@ pub(crate) mod tests {
                     a.q_stride = head_dim;
                     all.extend(run(s, &a, head_dim, |s, a, out, scratch| {
                         // SAFETY: the caller's token vouches for the CPU.
-                        unsafe { attend(s, a, out, scratch) };
+                        unsafe { attend::<S, TILE>(s, a, out, scratch) };
                     }));
                 }
             }
@@ -1003,13 +967,13 @@ pub(crate) mod tests {
         }
 
         /// Everything that must hold on one instruction set; gives the bits.
-        pub(crate) fn check<S: Simd>(&self, s: S) -> Vec<u32> {
-            let got = self.run(s);
+        pub(crate) fn check<S: Simd, const TILE: usize>(&self, s: S) -> Vec<u32> {
+            let got = self.run::<S, TILE>(s);
             for (i, (g, w)) in got.iter().zip(self.oracle()).enumerate() {
                 assert!((f64::from(*g) - w).abs() < 2e-5, "{i}: {g}, not {w}: {:?}", self.spans);
             }
-            assert_eq!(bits(&got), bits(&self.run_chunks(s)), "chunks and fold");
-            assert_eq!(bits(&got), bits(&self.run_alone(s)), "rows alone");
+            assert_eq!(bits(&got), bits(&self.run_chunks::<S, TILE>(s)), "chunks and fold");
+            assert_eq!(bits(&got), bits(&self.run_alone::<S, TILE>(s)), "rows alone");
             bits(&got)
         }
     }
@@ -1045,7 +1009,7 @@ pub(crate) mod tests {
     }
 
     /// Sizes at the borders of panels and chunks; the bits of each.
-    pub(crate) fn check<S: Simd>(s: S) -> Vec<Vec<u32>> {
+    pub(crate) fn check<S: Simd, const TILE: usize>(s: S) -> Vec<Vec<u32>> {
         let mut all = Vec::new();
         for ty in TYPES {
             for (head_dim, group, positions, queries, window) in [
@@ -1063,9 +1027,9 @@ pub(crate) mod tests {
             ] {
                 let spans = causal(positions, queries, window);
                 let mut case = Case::new(s, ty, head_dim, group, positions, spans);
-                all.push(case.check(s));
+                all.push(case.check::<S, TILE>(s));
                 case.softcap = Some(2.5);
-                all.push(case.check(s));
+                all.push(case.check::<S, TILE>(s));
             }
         }
         all
@@ -1073,7 +1037,7 @@ pub(crate) mod tests {
 
     #[test]
     fn portable() {
-        check(Portable);
+        check::<_, 2>(Portable);
     }
 
     #[test]
@@ -1082,9 +1046,9 @@ pub(crate) mod tests {
             for (head_dim, group, queries) in [(80, 7, 3), (128, 1, 1), (64, 2, 1), (36, 15, 1)] {
                 let spans = causal(290, queries, 0);
                 let case = Case::new(Portable, ty, head_dim, group, 290, spans);
-                let want = bits(&case.run_tiled::<1>());
-                assert_eq!(want, bits(&case.run_tiled::<2>()));
-                assert_eq!(want, bits(&case.run_tiled::<8>()));
+                let want = bits(&case.run::<_, 1>(Portable));
+                assert_eq!(want, bits(&case.run::<_, 2>(Portable)));
+                assert_eq!(want, bits(&case.run::<_, 8>(Portable)));
             }
         }
     }
@@ -1095,11 +1059,11 @@ pub(crate) mod tests {
             // Position 20 holds infinities, and all but the last two rows do not see it.
             let spans = causal(22, 9, 0);
             let mut case = Case::new(Portable, ty, 32, 1, 22, spans);
-            let clean = bits(&case.run_tiled::<8>());
+            let clean = bits(&case.run::<_, 8>(Portable));
             let bad = [f32::INFINITY; 32];
             // SAFETY: the portable tier runs on every CPU.
             unsafe { kv_store(Portable, case.layout, &mut case.k, &mut case.v, 20, &bad, &bad) };
-            let got = case.run_tiled::<8>();
+            let got = case.run::<_, 8>(Portable);
             assert_eq!(clean[..7 * 32], bits(&got)[..7 * 32]);
             assert!(got[7 * 32..].iter().all(|v| !v.is_finite()));
         }
@@ -1114,8 +1078,8 @@ pub(crate) mod tests {
             Span { start: 299, end: 300 },
         ];
         let case = Case::new(Portable, KvType::F16, 16, 2, 300, spans);
-        case.check(Portable);
-        let got = case.run(Portable);
+        case.check::<_, 8>(Portable);
+        let got = case.run::<_, 1>(Portable);
         assert!(got[..32].iter().chain(&got[64..96]).all(|v| v.to_bits() == 0));
     }
 
@@ -1131,7 +1095,7 @@ pub(crate) mod tests {
         ) {
             let spans = ends.into_iter().map(|(a, b)| (a * positions / 1000, b * positions / 1000));
             let spans = spans.map(|(a, b)| Span { start: a.min(b), end: a.max(b) }).collect();
-            Case::new(Portable, TYPES[ty], 2 * half, group, positions, spans).check(Portable);
+            Case::new(Portable, TYPES[ty], 2 * half, group, positions, spans).check::<_, 8>(Portable);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::simd::Simd;
 #[inline(always)]
 unsafe fn exp_parts<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
     // ln 2 in two parts (Cody and Waite): the first has 9 bits, so its product with n is exact.
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Minimax of (exp(r) - 1 - r) / r^2, highest power first (Cephes, expf).
     const P: [f32; 6] =
@@ -111,7 +111,7 @@ pub(crate) unsafe fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
 /// As for every method of [`Simd`].
 #[inline(always)]
 pub(crate) unsafe fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
-    const LINEAR: f32 = 1.595_769_1;
+    const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.071_354_814;
     // SAFETY: the caller vouches for the instruction set; no memory is touched.
     unsafe {
