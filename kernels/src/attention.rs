@@ -1,0 +1,1101 @@
+//! Attention of the query heads that share a key/value head, over its cached positions.
+//!
+//! Positions are taken in chunks of [`CHUNK`] that begin at multiples of it. Within a chunk the
+//! exponentials are relative to the chunk's own greatest score; chunks are then folded in order.
+//! Each row therefore has the same bits however many rows, threads or calls the work is cut into:
+//! tiles of several rows share what is read, never a sum.
+//!
+//! A *row* is one query head at one position. Row r is head `r % group` of query position
+//! `r / group`.
+#![expect(unsafe_code, reason = "written over the unsafe vector trait; reads raw panels")]
+
+use std::marker::PhantomData;
+
+use crate::kv::{BLOCK, Code, F16, F32, KvLayout, KvType, Q8};
+use crate::math;
+use crate::ops;
+use crate::simd::{LANES, Simd};
+
+/// Positions that are folded at once.
+pub const CHUNK: usize = 256;
+
+/// Rows that walk a chunk together, so that it is read from the cache.
+const ROW_BLOCK: usize = 32;
+
+/// The most rows in a register tile.
+const MAX_TILE: usize = 8;
+
+/// The positions that a query sees: `start` and up to, not including, `end`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// The first position: 0, or more under a sliding window.
+    pub start: usize,
+    /// The position after the last: that of the query plus one, in causal attention.
+    pub end: usize,
+}
+
+impl Span {
+    #[inline(always)]
+    const fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
+
+    /// The part within positions `from` to `to`.
+    #[inline(always)]
+    const fn clip(self, from: usize, to: usize) -> Self {
+        let start = if self.start > from { self.start } else { from };
+        let end = if self.end < to { self.end } else { to };
+        Self { start, end: if end > start { end } else { start } }
+    }
+}
+
+/// What attention reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Attend<'a> {
+    /// How `k` and `v` lie.
+    pub layout: KvLayout,
+    /// The keys of one key/value head, `layout.k_bytes()`.
+    pub k: &'a [u8],
+    /// Its values, `layout.v_bytes()`.
+    pub v: &'a [u8],
+    /// The queries: for each position `group` heads, one after the other, of
+    /// `layout.head_dim()` elements.
+    pub q: &'a [f32],
+    /// Elements from one position's queries to the next one's.
+    pub q_stride: usize,
+    /// Query heads that share the key/value head.
+    pub group: usize,
+    /// What each query position sees.
+    pub spans: &'a [Span],
+    /// Factor of the dot products, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// `Some(c)` turns a scaled score x into `c tanh(x / c)`.
+    pub softcap: Option<f32>,
+}
+
+impl Attend<'_> {
+    const fn rows(&self) -> usize {
+        self.group * self.spans.len()
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        self.layout.check(self.k, self.v);
+        if let Some(last) = self.spans.len().checked_sub(1) {
+            let need = last * self.q_stride + self.group * self.layout.head_dim();
+            assert!(self.q.len() >= need, "{} queries of {need}", self.q.len());
+        }
+        for span in self.spans {
+            assert!(span.end <= self.layout.positions(), "{span:?} ends outside the cache");
+        }
+    }
+}
+
+/// Where rows go: for each position `group` heads one after the other, laid out like the queries.
+///
+/// Other heads of the same positions may be written by other threads meanwhile.
+#[derive(Debug)]
+pub struct HeadRowsMut<'a> {
+    at: *mut f32,
+    len: usize,
+    stride: usize,
+    buffer: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> HeadRowsMut<'a> {
+    /// Rows in `out`, where `stride` elements lie between one position's heads and the next one's.
+    pub const fn new(out: &'a mut [f32], stride: usize) -> Self {
+        Self { at: out.as_mut_ptr(), len: out.len(), stride, buffer: PhantomData }
+    }
+
+    /// As [`new`](Self::new), for a buffer of `len` elements at `at` that several threads write.
+    ///
+    /// # Safety
+    /// The `len` elements at `at` stay allocated for the lifetime `'a`. Nobody else reads or writes
+    /// the rows (for every query position i, `group * head_dim` elements from `i * stride`)
+    /// meanwhile; no other element is touched.
+    pub const unsafe fn from_raw(at: *mut f32, len: usize, stride: usize) -> Self {
+        Self { at, len, stride, buffer: PhantomData }
+    }
+
+    #[track_caller]
+    fn check(&self, positions: usize, width: usize) {
+        if let Some(last) = positions.checked_sub(1) {
+            let need = last * self.stride + width;
+            assert!(self.len >= need, "room for {} elements, not {need}", self.len);
+        }
+    }
+}
+
+/// What attention writes.
+#[derive(Debug)]
+pub enum AttendOut<'a> {
+    /// The finished rows.
+    Rows(HeadRowsMut<'a>),
+    /// One chunk's partial result, to be folded by `attend_merge`.
+    Chunk {
+        /// Which: positions from `CHUNK * chunk`.
+        chunk: usize,
+        /// [`partial_len`] elements for every row.
+        partials: &'a mut [f32],
+    },
+}
+
+/// Elements of a row's partial result: the sum of the values, rounded up to sixteen, then its
+/// greatest score and the sum of its exponentials.
+pub const fn partial_len(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(LANES) + LANES
+}
+
+/// Elements of scratch space that attention needs, whatever the number of rows.
+pub const fn scratch_len(head_dim: usize) -> usize {
+    ROW_BLOCK * head_dim + MAX_TILE * CHUNK + (MAX_TILE + ROW_BLOCK) * partial_len(head_dim)
+}
+
+/// Softmax attention: for every row the sum of the values it sees, weighted by the softmax of its
+/// scores. A row that sees nothing is zero. With [`AttendOut::Chunk`] only that chunk's partial
+/// results.
+///
+/// `TILE` is how many rows of two vectors of sums the registers hold beside what is read: 8 for
+/// AVX-512, 2 for sixteen 32-byte registers, 1 for sixteen of 16 bytes. It changes no bits.
+///
+/// # Panics
+/// If a length does not fit, a span ends outside the cache, or `scratch` is shorter than
+/// [`scratch_len`].
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn attend<S: Simd, const TILE: usize>(
+    s: S,
+    a: &Attend<'_>,
+    mut out: AttendOut<'_>,
+    scratch: &mut [f32],
+) {
+    let head_dim = a.layout.head_dim();
+    a.check();
+    assert!(scratch.len() >= scratch_len(head_dim), "length of scratch");
+    match &out {
+        AttendOut::Rows(rows) => rows.check(a.spans.len(), a.group * head_dim),
+        AttendOut::Chunk { partials, .. } => {
+            assert_eq!(partials.len(), a.rows() * partial_len(head_dim), "length of partials");
+        }
+    }
+    // SAFETY: the asserts above are what `walk` asks for.
+    unsafe {
+        match a.layout.ty() {
+            KvType::F32 => walk::<S, F32, TILE>(s, a, &mut out, scratch.as_mut_ptr()),
+            KvType::F16 => walk::<S, F16, TILE>(s, a, &mut out, scratch.as_mut_ptr()),
+            KvType::Q8_0 => walk::<S, Q8, TILE>(s, a, &mut out, scratch.as_mut_ptr()),
+        }
+    }
+}
+
+/// Blocks of rows; in each the chunks in order; in each the tiles of rows.
+///
+/// # Safety
+/// `a` and `out` have been checked, `scratch` holds [`scratch_len`] elements, `C` is the code of
+/// the layout; and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn walk<S: Simd, C: Code, const TILE: usize>(
+    s: S,
+    a: &Attend<'_>,
+    out: &mut AttendOut<'_>,
+    scratch: *mut f32,
+) {
+    let head_dim = a.layout.head_dim();
+    let partial = partial_len(head_dim);
+    // SAFETY: the four parts are what `scratch_len` adds up; rows of a block are at most
+    // `ROW_BLOCK`, rows of a tile at most `MAX_TILE`.
+    unsafe {
+        let queries = scratch;
+        let scores = queries.add(ROW_BLOCK * head_dim);
+        let tiles = scores.add(MAX_TILE * CHUNK);
+        let states = tiles.add(MAX_TILE * partial);
+
+        let rows = a.rows();
+        let mut first = 0;
+        while first < rows {
+            let n = if rows - first < ROW_BLOCK { rows - first } else { ROW_BLOCK };
+            pack_queries::<TILE>(a, first, n, queries);
+            let (mut chunk, mut last) = seen_chunks(a, first, n);
+            let (results, fold_now) = match out {
+                AttendOut::Rows(_) => {
+                    let mut r = 0;
+                    while r < n {
+                        clear(s, head_dim, states.add(r * partial));
+                        r += 1;
+                    }
+                    (tiles, true)
+                }
+                AttendOut::Chunk { chunk: only, partials } => {
+                    (chunk, last) = (*only, *only + 1);
+                    (partials.as_mut_ptr().add(first * partial), false)
+                }
+            };
+            while chunk < last {
+                let mut r = 0;
+                while r < n {
+                    let size = tile_size::<TILE>(n - r);
+                    let q = queries.add(r * head_dim);
+                    let to = if fold_now { results } else { results.add(r * partial) };
+                    match size {
+                        8 => tile::<S, C, TILE, 8>(s, a, first + r, chunk, q, scores, to),
+                        4 => tile::<S, C, TILE, 4>(s, a, first + r, chunk, q, scores, to),
+                        2 => tile::<S, C, TILE, 2>(s, a, first + r, chunk, q, scores, to),
+                        _ => tile::<S, C, TILE, 1>(s, a, first + r, chunk, q, scores, to),
+                    }
+                    if fold_now {
+                        let mut i = 0;
+                        while i < size {
+                            fold(s, head_dim, states.add((r + i) * partial), to.add(i * partial));
+                            i += 1;
+                        }
+                    }
+                    r += size;
+                }
+                chunk += 1;
+            }
+            if let AttendOut::Rows(out) = out {
+                let mut r = 0;
+                while r < n {
+                    let (position, head) = ((first + r) / a.group, (first + r) % a.group);
+                    let to = out.at.add(position * out.stride + head * head_dim);
+                    finish(s, head_dim, states.add(r * partial), to);
+                    r += 1;
+                }
+            }
+            first += n;
+        }
+    }
+}
+
+/// Rows of the next tile when `left` are left.
+#[inline(always)]
+const fn tile_size<const TILE: usize>(left: usize) -> usize {
+    if TILE >= 8 && left >= 8 {
+        8
+    } else if TILE >= 4 && left >= 4 {
+        4
+    } else if TILE >= 2 && left >= 2 {
+        2
+    } else {
+        1
+    }
+}
+
+/// The chunks that any of `n` rows sees: the first and the one after the last.
+#[inline(always)]
+fn seen_chunks(a: &Attend<'_>, first: usize, n: usize) -> (usize, usize) {
+    let (mut start, mut end) = (usize::MAX, 0);
+    let mut position = first / a.group;
+    while position <= (first + n - 1) / a.group {
+        let span = a.spans[position];
+        if !span.is_empty() {
+            start = if span.start < start { span.start } else { start };
+            end = if span.end > end { span.end } else { end };
+        }
+        position += 1;
+    }
+    if end == 0 { (0, 0) } else { (start / CHUNK, end.div_ceil(CHUNK)) }
+}
+
+/// Copies the queries of `n` rows tile after tile, each as [head_dim][rows of the tile]: a tile
+/// then walks one pointer.
+///
+/// # Safety
+/// `a` has been checked; `to` holds `n * head_dim` elements.
+#[inline(always)]
+unsafe fn pack_queries<const TILE: usize>(a: &Attend<'_>, first: usize, n: usize, to: *mut f32) {
+    let head_dim = a.layout.head_dim();
+    let mut r = 0;
+    while r < n {
+        let size = tile_size::<TILE>(n - r);
+        let mut i = 0;
+        while i < size {
+            let row = first + r + i;
+            let from = row / a.group * a.q_stride + row % a.group * head_dim;
+            let mut d = 0;
+            while d < head_dim {
+                // SAFETY: `from + d` was checked; the tile's `size * head_dim` elements begin at
+                // `r * head_dim`.
+                unsafe {
+                    *to.add(r * head_dim + d * size + i) = *a.q.as_ptr().add(from + d);
+                }
+                d += 1;
+            }
+            i += 1;
+        }
+        r += size;
+    }
+}
+
+/// One chunk for `R` rows: partial results at `to`.
+///
+/// # Safety
+/// `a` has been checked and has rows `row .. row + R`; `q` holds their packed queries, `scores`
+/// `R * CHUNK` elements, `to` `R` partial results; and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize>(
+    s: S,
+    a: &Attend<'_>,
+    row: usize,
+    chunk: usize,
+    q: *const f32,
+    scores: *mut f32,
+    to: *mut f32,
+) {
+    let head_dim = a.layout.head_dim();
+    let partial = partial_len(head_dim);
+    let base = chunk * CHUNK;
+    let mut seen = [Span { start: 0, end: 0 }; R];
+    let (mut start, mut end) = (usize::MAX, 0);
+    let mut r = 0;
+    while r < R {
+        seen[r] = a.spans[(row + r) / a.group].clip(base, base + CHUNK);
+        if !seen[r].is_empty() {
+            start = if seen[r].start < start { seen[r].start } else { start };
+            end = if seen[r].end > end { seen[r].end } else { end };
+        }
+        // SAFETY: `to` holds `R` partial results.
+        unsafe { clear(s, head_dim, to.add(r * partial)) };
+        r += 1;
+    }
+    if end == 0 {
+        return;
+    }
+    let (first_panel, last_panel) = (start / LANES, end.div_ceil(LANES));
+    // SAFETY: every span ends within the cache, hence every panel up to `last_panel` exists; the
+    // scores of the panels lie within the `CHUNK` of a row.
+    unsafe {
+        let k_panel = a.layout.k_panel_bytes();
+        let mut panel = first_panel;
+        while panel < last_panel {
+            let k = a.k.as_ptr().add(panel * k_panel);
+            let at = scores.add(panel * LANES - base);
+            // Few rows take several panels at once, to have enough independent sums.
+            if R == 1 && TILE == 8 && panel + 4 <= last_panel {
+                dots::<S, C, R, 4>(s, a.layout, k, q, at);
+                panel += 4;
+            } else if (R == 2 && TILE == 8 || R == 1 && TILE == 2) && panel + 2 <= last_panel {
+                dots::<S, C, R, 2>(s, a.layout, k, q, at);
+                panel += 2;
+            } else {
+                dots::<S, C, R, 1>(s, a.layout, k, q, at);
+                panel += 1;
+            }
+        }
+        let mut r = 0;
+        while r < R {
+            let state = to.add(r * partial + head_dim.next_multiple_of(LANES));
+            exponentials(s, a, seen[r], base, scores.add(r * CHUNK), state);
+            r += 1;
+        }
+        let v_panel = a.layout.v_panel_bytes();
+        let mut panel = first_panel;
+        while panel < last_panel {
+            let v = a.v.as_ptr().add(panel * v_panel);
+            let at = scores.add(panel * LANES - base);
+            weigh_panel::<S, C, TILE, R>(s, a.layout, v, &seen, panel * LANES, at, to);
+            panel += 1;
+        }
+    }
+}
+
+/// Dot products of `R` queries with the keys of `P` panels. Even and odd dimensions have a sum
+/// each; with scales, every block has them.
+///
+/// # Safety
+/// `k` is `P` panels of keys, `q` the packed queries, `scores` rows of `CHUNK` elements with room
+/// for `P` vectors; and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn dots<S: Simd, C: Code, const R: usize, const P: usize>(
+    s: S,
+    layout: KvLayout,
+    k: *const u8,
+    q: *const f32,
+    scores: *mut f32,
+) {
+    let head_dim = layout.head_dim();
+    let panel = layout.k_panel_bytes();
+    let step = LANES * C::BYTES;
+    // SAFETY: `d` stays below `head_dim`, which is even, and panels below `P`.
+    unsafe {
+        let zero = s.f_splat(0.0);
+        let codes = k.add(layout.scale_bytes());
+        let mut totals = [[zero; R]; P];
+        let mut d = 0;
+        while d < head_dim {
+            let stop = if C::SCALED && head_dim - d > BLOCK { d + BLOCK } else { head_dim };
+            let scales = k.add(d / BLOCK * LANES * 2);
+            let mut even = [[zero; R]; P];
+            let mut odd = [[zero; R]; P];
+            while d < stop {
+                let mut p = 0;
+                while p < P {
+                    let at = codes.add(p * panel + d * step);
+                    let (k0, k1) = (C::load(s, at), C::load(s, at.add(step)));
+                    let mut r = 0;
+                    while r < R {
+                        let q0 = s.f_splat_at(q.add(d * R + r));
+                        let q1 = s.f_splat_at(q.add((d + 1) * R + r));
+                        even[p][r] = s.f_add(even[p][r], s.f_mul(k0, q0));
+                        odd[p][r] = s.f_add(odd[p][r], s.f_mul(k1, q1));
+                        r += 1;
+                    }
+                    p += 1;
+                }
+                d += 2;
+            }
+            let mut p = 0;
+            while p < P {
+                let mut r = 0;
+                while r < R {
+                    let sum = s.f_add(even[p][r], odd[p][r]);
+                    totals[p][r] = if C::SCALED {
+                        let scale = s.f_load_f16(scales.add(p * panel).cast());
+                        s.f_add(totals[p][r], s.f_mul(sum, scale))
+                    } else {
+                        sum
+                    };
+                    r += 1;
+                }
+                p += 1;
+            }
+        }
+        let mut p = 0;
+        while p < P {
+            let mut r = 0;
+            while r < R {
+                s.f_store(scores.add(r * CHUNK + p * LANES), totals[p][r]);
+                r += 1;
+            }
+            p += 1;
+        }
+    }
+}
+
+/// Turns the dot products of a row into exponentials relative to the greatest score, 0 where the
+/// row does not see; the greatest score and the sum go to `state`.
+///
+/// # Safety
+/// `seen` lies within the chunk that begins at `base`, whose `CHUNK` scores `scores` holds;
+/// `state` holds two elements; and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn exponentials<S: Simd>(
+    s: S,
+    a: &Attend<'_>,
+    seen: Span,
+    base: usize,
+    scores: *mut f32,
+    state: *mut f32,
+) {
+    if seen.is_empty() {
+        return;
+    }
+    let (start, end) = (seen.start - base, seen.end - base);
+    let (first, last) = (start / LANES * LANES, end.next_multiple_of(LANES));
+    // SAFETY: `last <= CHUNK`.
+    unsafe {
+        let scale = s.f_splat(a.scale);
+        let mut i = first;
+        while i < last {
+            let at = scores.add(i);
+            let mut x = s.f_mul(s.f_load(at), scale);
+            if let Some(cap) = a.softcap {
+                let t = math::tanh(s, s.f_mul(x, s.f_splat(1.0 / cap)));
+                x = s.f_mul(t, s.f_splat(cap));
+            }
+            s.f_store(at, x);
+            i += LANES;
+        }
+        i = first;
+        while i < start {
+            *scores.add(i) = f32::NEG_INFINITY;
+            i += 1;
+        }
+        i = end;
+        while i < last {
+            *scores.add(i) = f32::NEG_INFINITY;
+            i += 1;
+        }
+        let mut greatest = s.f_splat(f32::NEG_INFINITY);
+        i = first;
+        while i < last {
+            greatest = s.f_max(greatest, s.f_load(scores.add(i)));
+            i += LANES;
+        }
+        let greatest = s.f_greatest(greatest);
+        // Scores that are all negative infinity weigh nothing.
+        let origin = s.f_splat(if greatest == f32::NEG_INFINITY { 0.0 } else { greatest });
+        let mut sum = s.f_splat(0.0);
+        i = first;
+        while i < last {
+            let at = scores.add(i);
+            let e = math::exp(s, s.f_sub(s.f_load(at), origin));
+            s.f_store(at, e);
+            sum = s.f_add(sum, e);
+            i += LANES;
+        }
+        *state = greatest;
+        *state.add(1) = s.f_sum(sum);
+    }
+}
+
+/// Adds the values of one panel to the sums of `R` rows. Positions that all rows see are taken
+/// together, the others row by row: what one row does not see never touches its sum, be it NaN.
+///
+/// # Safety
+/// `v` is a panel of values whose first position is `base`, `weights` the rows' exponentials at
+/// that position, `to` `R` partial results; and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn weigh_panel<S: Simd, C: Code, const TILE: usize, const R: usize>(
+    s: S,
+    layout: KvLayout,
+    v: *const u8,
+    seen: &[Span; R],
+    base: usize,
+    weights: *const f32,
+    to: *mut f32,
+) {
+    let partial = partial_len(layout.head_dim());
+    let mut common = Span { start: base, end: base + LANES };
+    let mut r = 0;
+    while r < R {
+        common = common.clip(seen[r].start, seen[r].end);
+        r += 1;
+    }
+    // Before the common positions; these; after them. Without any, all come first.
+    let split = if common.is_empty() { base + LANES } else { common.start };
+    let rest = if common.is_empty() { base + LANES } else { common.end };
+    // SAFETY: positions stay within the panel, rows below `R`.
+    unsafe {
+        let mut phase = 0;
+        while phase < 3 {
+            if phase == 1 {
+                if !common.is_empty() {
+                    let (from, until) = (common.start - base, common.end - base);
+                    weigh::<S, C, TILE, R>(s, layout, v, from, until, weights, to);
+                }
+            } else {
+                let (from, until) = if phase == 0 { (base, split) } else { (rest, base + LANES) };
+                let mut r = 0;
+                while r < R {
+                    let own = seen[r].clip(from, until);
+                    if !own.is_empty() {
+                        let weights = weights.add(r * CHUNK);
+                        let to = to.add(r * partial);
+                        let (from, until) = (own.start - base, own.end - base);
+                        weigh::<S, C, TILE, 1>(s, layout, v, from, until, weights, to);
+                    }
+                    r += 1;
+                }
+            }
+            phase += 1;
+        }
+    }
+}
+
+/// Adds the values of positions `from` to `until` of a panel, weighted, to the sums of `R` rows.
+///
+/// # Safety
+/// As for [`weigh_panel`], with `from` and `until` within the panel.
+#[inline(always)]
+unsafe fn weigh<S: Simd, C: Code, const TILE: usize, const R: usize>(
+    s: S,
+    layout: KvLayout,
+    v: *const u8,
+    from: usize,
+    until: usize,
+    weights: *const f32,
+    to: *mut f32,
+) {
+    let width = layout.v_row();
+    // SAFETY: dimensions stay below the padded width, rows below `R`; the buffer of scaled weights
+    // has sixteen lanes for each row.
+    unsafe {
+        let mut scaled = [0.0f32; MAX_TILE * LANES];
+        let mut d = 0;
+        while d < width {
+            let (mut w, mut w_row) = (weights, CHUNK);
+            if C::SCALED {
+                let scales = s.f_load_f16(v.add(d / BLOCK * LANES * 2).cast());
+                let mut r = 0;
+                while r < R {
+                    let own = s.f_mul(s.f_load(weights.add(r * CHUNK)), scales);
+                    s.f_store(scaled.as_mut_ptr().add(r * LANES), own);
+                    r += 1;
+                }
+                (w, w_row) = (scaled.as_ptr(), LANES);
+            }
+            // Few rows take more dimensions at once, to have enough independent sums.
+            let wide = !C::SCALED && (TILE == 8 && R <= 2 || TILE == 2 && R == 1);
+            if wide && width - d >= 4 * LANES {
+                weigh_dims::<S, C, R, 4>(s, layout, v, d, from, until, w, w_row, to);
+                d += 4 * LANES;
+            } else if width - d >= 2 * LANES {
+                weigh_dims::<S, C, R, 2>(s, layout, v, d, from, until, w, w_row, to);
+                d += 2 * LANES;
+            } else {
+                weigh_dims::<S, C, R, 1>(s, layout, v, d, from, until, w, w_row, to);
+                d += LANES;
+            }
+        }
+    }
+}
+
+/// [`weigh`] for `D` vectors of dimensions from `d`.
+///
+/// # Safety
+/// As for [`weigh`], with the dimensions within the padded width and `w_row` elements from one
+/// row's weights to the next.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "the innermost loop: everything is in a register")]
+unsafe fn weigh_dims<S: Simd, C: Code, const R: usize, const D: usize>(
+    s: S,
+    layout: KvLayout,
+    v: *const u8,
+    d: usize,
+    from: usize,
+    until: usize,
+    w: *const f32,
+    w_row: usize,
+    to: *mut f32,
+) {
+    let partial = partial_len(layout.head_dim());
+    let row_bytes = layout.v_row() * C::BYTES;
+    // SAFETY: the caller's contract.
+    unsafe {
+        let codes = v.add(layout.scale_bytes() + d * C::BYTES);
+        let mut sums = [[s.f_splat(0.0); D]; R];
+        let mut r = 0;
+        while r < R {
+            let mut j = 0;
+            while j < D {
+                sums[r][j] = s.f_load(to.add(r * partial + d + j * LANES));
+                j += 1;
+            }
+            r += 1;
+        }
+        let mut i = from;
+        while i < until {
+            let mut j = 0;
+            while j < D {
+                let value = C::load(s, codes.add(i * row_bytes + j * LANES * C::BYTES));
+                let mut r = 0;
+                while r < R {
+                    let weight = s.f_splat_at(w.add(r * w_row + i));
+                    sums[r][j] = s.f_add(sums[r][j], s.f_mul(value, weight));
+                    r += 1;
+                }
+                j += 1;
+            }
+            i += 1;
+        }
+        let mut r = 0;
+        while r < R {
+            let mut j = 0;
+            while j < D {
+                s.f_store(to.add(r * partial + d + j * LANES), sums[r][j]);
+                j += 1;
+            }
+            r += 1;
+        }
+    }
+}
+
+/// Makes a partial result that of nothing.
+///
+/// # Safety
+/// `state` holds [`partial_len`] elements, and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn clear<S: Simd>(s: S, head_dim: usize, state: *mut f32) {
+    let width = head_dim.next_multiple_of(LANES);
+    let mut d = 0;
+    while d <= width {
+        // SAFETY: a partial result has `width` elements and sixteen more.
+        unsafe { s.f_store(state.add(d), s.f_splat(0.0)) };
+        d += LANES;
+    }
+    // SAFETY: as above.
+    unsafe { *state.add(width) = f32::NEG_INFINITY };
+}
+
+/// Folds a chunk's partial result into that of the chunks before it. One that saw nothing changes
+/// nothing, and the first is taken as it is.
+///
+/// # Safety
+/// Both hold [`partial_len`] elements and are disjoint, and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn fold<S: Simd>(s: S, head_dim: usize, state: *mut f32, part: *const f32) {
+    let width = head_dim.next_multiple_of(LANES);
+    // SAFETY: every access lies within the two partial results.
+    unsafe {
+        if *part.add(width + 1) == 0.0 {
+            return;
+        }
+        if *state.add(width + 1) == 0.0 {
+            state.copy_from_nonoverlapping(part, width + LANES);
+            return;
+        }
+        let (old, new) = (*state.add(width), *part.add(width));
+        let greatest = if old > new { old } else { new };
+        let old = math::exp_one(s, old - greatest);
+        let new = math::exp_one(s, new - greatest);
+        *state.add(width) = greatest;
+        *state.add(width + 1) = *state.add(width + 1) * old + *part.add(width + 1) * new;
+        let (old, new) = (s.f_splat(old), s.f_splat(new));
+        let mut d = 0;
+        while d < width {
+            let kept = s.f_mul(s.f_load(state.add(d)), old);
+            s.f_store(state.add(d), s.f_add(kept, s.f_mul(s.f_load(part.add(d)), new)));
+            d += LANES;
+        }
+    }
+}
+
+/// Divides the sums of a row by the sum of its weights; zeros if it saw nothing.
+///
+/// # Safety
+/// `state` holds [`partial_len`] elements, `out` `head_dim`; and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn finish<S: Simd>(s: S, head_dim: usize, state: *const f32, out: *mut f32) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let sum = *state.add(head_dim.next_multiple_of(LANES) + 1);
+        // The sums of a row that saw nothing are 0.
+        let sum = s.f_splat(if sum == 0.0 { 1.0 } else { sum });
+        let mut d = 0;
+        while d < head_dim {
+            ops::store(s, out.add(d), head_dim - d, s.f_div(s.f_load(state.add(d)), sum));
+            d += LANES;
+        }
+    }
+}
+
+/// Folds the partial results of chunks in order, to the bits that [`attend`] gives at once.
+///
+/// `partials` is [chunk][row][[`partial_len`]], for chunks that follow each other and cover all
+/// that the rows see. `scratch` is [`scratch_len`] elements.
+///
+/// # Panics
+/// If a length does not fit.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "shapes of plain slices")]
+pub(crate) unsafe fn attend_merge<S: Simd>(
+    s: S,
+    head_dim: usize,
+    group: usize,
+    positions: usize,
+    chunks: usize,
+    partials: &[f32],
+    out: HeadRowsMut<'_>,
+    scratch: &mut [f32],
+) {
+    let rows = group * positions;
+    let partial = partial_len(head_dim);
+    assert_eq!(partials.len(), chunks * rows * partial, "length of partials");
+    assert!(scratch.len() >= partial, "length of scratch");
+    out.check(positions, group * head_dim);
+    let state = scratch.as_mut_ptr();
+    let mut row = 0;
+    while row < rows {
+        // SAFETY: the asserts above.
+        unsafe {
+            clear(s, head_dim, state);
+            let mut chunk = 0;
+            while chunk < chunks {
+                fold(s, head_dim, state, partials.as_ptr().add((chunk * rows + row) * partial));
+                chunk += 1;
+            }
+            let to = out.at.add(row / group * out.stride + row % group * head_dim);
+            finish(s, head_dim, state, to);
+        }
+        row += 1;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kv::tests::TYPES;
+    use crate::kv::{kv_load, kv_store};
+    use crate::simd::portable::Portable;
+
+    /// A head's keys and values, queries and what they see.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Case {
+        layout: KvLayout,
+        k: Vec<u8>,
+        v: Vec<u8>,
+        q: Vec<f32>,
+        group: usize,
+        spans: Vec<Span>,
+        softcap: Option<f32>,
+    }
+
+    fn noise(seed: &mut u64) -> f32 {
+        *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((*seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 4.0
+    }
+
+    impl Case {
+        /// Random contents for `positions` stored positions; beyond them, in the last panel, the
+        /// cache is full of NaN.
+        pub(crate) fn new<S: Simd>(
+            s: S,
+            ty: KvType,
+            head_dim: usize,
+            group: usize,
+            positions: usize,
+            spans: Vec<Span>,
+        ) -> Self {
+            let layout = KvLayout::new(ty, head_dim, positions.next_multiple_of(LANES));
+            let (mut k, mut v) = (vec![0xff; layout.k_bytes()], vec![0xff; layout.v_bytes()]);
+            let mut seed = (head_dim * 31 + positions * 7 + group) as u64;
+            let mut row = |n: usize| (0..n).map(|_| noise(&mut seed)).collect::<Vec<_>>();
+            for p in 0..positions {
+                // SAFETY: the caller's token vouches for the CPU.
+                unsafe { kv_store(s, layout, &mut k, &mut v, p, &row(head_dim), &row(head_dim)) };
+            }
+            let q = row(spans.len() * group * head_dim);
+            Self { layout, k, v, q, group, spans, softcap: None }
+        }
+
+        fn width(&self) -> usize {
+            self.group * self.layout.head_dim()
+        }
+
+        fn args(&self) -> Attend<'_> {
+            Attend {
+                layout: self.layout,
+                k: &self.k,
+                v: &self.v,
+                q: &self.q,
+                q_stride: self.width(),
+                group: self.group,
+                spans: &self.spans,
+                scale: 1.0 / (self.layout.head_dim() as f32).sqrt(),
+                softcap: self.softcap,
+            }
+        }
+
+        /// Attention at once.
+        pub(crate) fn run<S: Simd, const TILE: usize>(&self, s: S) -> Vec<f32> {
+            run(s, &self.args(), self.width(), |s, a, out, scratch| {
+                // SAFETY: the caller's token vouches for the CPU.
+                unsafe { attend::<S, TILE>(s, a, out, scratch) };
+            })
+        }
+
+        /// Every chunk by itself, then the fold.
+        pub(crate) fn run_chunks<S: Simd, const TILE: usize>(&self, s: S) -> Vec<f32> {
+            let head_dim = self.layout.head_dim();
+            let (rows, partial) = (self.group * self.spans.len(), partial_len(head_dim));
+            let chunks = self.layout.positions().div_ceil(CHUNK);
+            let mut partials = vec![f32::NAN; chunks * rows * partial];
+            let mut scratch = vec![f32::NAN; scratch_len(head_dim)];
+            for (chunk, partials) in partials.chunks_exact_mut(rows * partial).enumerate() {
+                let out = AttendOut::Chunk { chunk, partials };
+                // SAFETY: the caller's token vouches for the CPU.
+                unsafe { attend::<S, TILE>(s, &self.args(), out, &mut scratch) };
+            }
+            let mut out = vec![f32::NAN; self.spans.len() * self.width()];
+            let to = HeadRowsMut::new(&mut out, self.width());
+            let positions = self.spans.len();
+            // SAFETY: as above.
+            unsafe {
+                let (d, g) = (head_dim, self.group);
+                attend_merge(s, d, g, positions, chunks, &partials, to, &mut scratch);
+            }
+            out
+        }
+
+        /// One query position at a time, one head at a time.
+        pub(crate) fn run_alone<S: Simd, const TILE: usize>(&self, s: S) -> Vec<f32> {
+            let head_dim = self.layout.head_dim();
+            let mut all = Vec::new();
+            for (i, span) in self.spans.iter().enumerate() {
+                for head in 0..self.group {
+                    let mut a = self.args();
+                    a.q = &self.q[i * self.width() + head * head_dim..][..head_dim];
+                    a.spans = std::slice::from_ref(span);
+                    a.group = 1;
+                    a.q_stride = head_dim;
+                    all.extend(run(s, &a, head_dim, |s, a, out, scratch| {
+                        // SAFETY: the caller's token vouches for the CPU.
+                        unsafe { attend::<S, TILE>(s, a, out, scratch) };
+                    }));
+                }
+            }
+            all
+        }
+
+        /// Softmax attention in double precision, over what the cache holds.
+        pub(crate) fn oracle(&self) -> Vec<f64> {
+            let (d, a) = (self.layout.head_dim(), self.args());
+            let (mut k, mut v) = (vec![0.0; d], vec![0.0; d]);
+            let mut all = Vec::new();
+            for row in 0..self.group * self.spans.len() {
+                let q = &self.q[row * d..][..d];
+                let span = self.spans[row / self.group];
+                let (mut sums, mut total) = (vec![0.0f64; d], 0.0);
+                for p in span.start..span.end {
+                    // SAFETY: the portable tier runs on every CPU.
+                    unsafe { kv_load(Portable, self.layout, &self.k, &self.v, p, &mut k, &mut v) };
+                    let dot: f64 =
+                        q.iter().zip(&k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    let mut score = dot * f64::from(a.scale);
+                    if let Some(cap) = a.softcap {
+                        score = f64::from(cap) * (score / f64::from(cap)).tanh();
+                    }
+                    // Scores are a few tens at most: no overflow in double precision.
+                    let weight = score.exp();
+                    total += weight;
+                    for (sum, v) in sums.iter_mut().zip(&v) {
+                        *sum += weight * f64::from(*v);
+                    }
+                }
+                all.extend(sums.iter().map(|s| if total == 0.0 { 0.0 } else { s / total }));
+            }
+            all
+        }
+
+        /// Everything that must hold on one instruction set; gives the bits.
+        pub(crate) fn check<S: Simd, const TILE: usize>(&self, s: S) -> Vec<u32> {
+            let got = self.run::<S, TILE>(s);
+            for (i, (g, w)) in got.iter().zip(self.oracle()).enumerate() {
+                assert!((f64::from(*g) - w).abs() < 2e-5, "{i}: {g}, not {w}: {:?}", self.spans);
+            }
+            assert_eq!(bits(&got), bits(&self.run_chunks::<S, TILE>(s)), "chunks and fold");
+            assert_eq!(bits(&got), bits(&self.run_alone::<S, TILE>(s)), "rows alone");
+            bits(&got)
+        }
+    }
+
+    fn bits(x: &[f32]) -> Vec<u32> {
+        x.iter().map(|v| v.to_bits()).collect()
+    }
+
+    fn run<S: Simd>(
+        s: S,
+        a: &Attend<'_>,
+        width: usize,
+        f: impl Fn(S, &Attend<'_>, AttendOut<'_>, &mut [f32]),
+    ) -> Vec<f32> {
+        // Neither what the buffers held nor the elements between rows matter.
+        let stride = width + 3;
+        let mut out = vec![f32::NAN; a.spans.len() * stride];
+        let mut scratch = vec![f32::NAN; scratch_len(a.layout.head_dim())];
+        f(s, a, AttendOut::Rows(HeadRowsMut::new(&mut out, stride)), &mut scratch);
+        let mut rows = Vec::new();
+        for row in out.chunks_exact(stride) {
+            rows.extend_from_slice(&row[..width]);
+            assert!(row[width..].iter().all(|v| v.is_nan()), "written between rows");
+        }
+        rows
+    }
+
+    /// Causal spans of the last `n` of `positions` positions, with a sliding window if not 0.
+    fn causal(positions: usize, n: usize, window: usize) -> Vec<Span> {
+        (positions - n + 1..=positions)
+            .map(|end| Span { start: if window > 0 { end.saturating_sub(window) } else { 0 }, end })
+            .collect()
+    }
+
+    /// Sizes at the borders of panels and chunks; the bits of each.
+    pub(crate) fn check<S: Simd, const TILE: usize>(s: S) -> Vec<Vec<u32>> {
+        let mut all = Vec::new();
+        for ty in TYPES {
+            for (head_dim, group, positions, queries, window) in [
+                (8, 1, 1, 1, 0),
+                (16, 7, 255, 1, 0),
+                (32, 4, 256, 3, 0),
+                (64, 3, 257, 2, 0),
+                (80, 2, 513, 5, 0),
+                (96, 1, 530, 1, 0),
+                (128, 8, 300, 1, 0),
+                (64, 4, 300, 19, 40),
+                (256, 16, 40, 2, 8),
+                (2, 5, 17, 17, 3),
+                (34, 1, 600, 9, 270),
+            ] {
+                let spans = causal(positions, queries, window);
+                let mut case = Case::new(s, ty, head_dim, group, positions, spans);
+                all.push(case.check::<S, TILE>(s));
+                case.softcap = Some(2.5);
+                all.push(case.check::<S, TILE>(s));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn portable() {
+        check::<_, 2>(Portable);
+    }
+
+    #[test]
+    fn tiles_of_every_size_give_the_same_bits() {
+        for ty in TYPES {
+            for (head_dim, group, queries) in [(80, 7, 3), (128, 1, 1), (64, 2, 1), (36, 15, 1)] {
+                let spans = causal(290, queries, 0);
+                let case = Case::new(Portable, ty, head_dim, group, 290, spans);
+                let want = bits(&case.run::<_, 1>(Portable));
+                assert_eq!(want, bits(&case.run::<_, 2>(Portable)));
+                assert_eq!(want, bits(&case.run::<_, 8>(Portable)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_seen_does_not_matter() {
+        for ty in TYPES {
+            // Position 20 holds infinities, and all but the last two rows do not see it.
+            let spans = causal(22, 9, 0);
+            let mut case = Case::new(Portable, ty, 32, 1, 22, spans);
+            let clean = bits(&case.run::<_, 8>(Portable));
+            let bad = [f32::INFINITY; 32];
+            // SAFETY: the portable tier runs on every CPU.
+            unsafe { kv_store(Portable, case.layout, &mut case.k, &mut case.v, 20, &bad, &bad) };
+            let got = case.run::<_, 8>(Portable);
+            assert_eq!(clean[..7 * 32], bits(&got)[..7 * 32]);
+            assert!(got[7 * 32..].iter().all(|v| !v.is_finite()));
+        }
+    }
+
+    #[test]
+    fn rows_that_see_nothing_are_zero() {
+        let spans = vec![
+            Span { start: 0, end: 0 },
+            Span { start: 0, end: 20 },
+            Span { start: 300, end: 300 },
+            Span { start: 299, end: 300 },
+        ];
+        let case = Case::new(Portable, KvType::F16, 16, 2, 300, spans);
+        case.check::<_, 8>(Portable);
+        let got = case.run::<_, 1>(Portable);
+        assert!(got[..32].iter().chain(&got[64..96]).all(|v| v.to_bits() == 0));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn portable_random(
+            ty in 0usize..3,
+            half in 1usize..70,
+            group in 1usize..9,
+            positions in 1usize..560,
+            ends in proptest::collection::vec((0usize..=1000, 0usize..=1000), 1..6),
+        ) {
+            let spans = ends.into_iter().map(|(a, b)| (a * positions / 1000, b * positions / 1000));
+            let spans = spans.map(|(a, b)| Span { start: a.min(b), end: a.max(b) }).collect();
+            Case::new(Portable, TYPES[ty], 2 * half, group, positions, spans).check::<_, 8>(Portable);
+        }
+    }
+}

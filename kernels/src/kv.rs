@@ -1,0 +1,482 @@
+//! The memory of keys and values of one layer and one key/value head, and writing to it.
+//!
+//! ```text
+//! position      0 .. 15            16 .. 31
+//! keys      | panel 0            | panel 1            | ...
+//!             scales, then codes [head_dim][16]          a lane is a position
+//! values    | panel 0            | panel 1            | ...
+//!             scales, then codes [16][head_dim rounded up to 16]   a lane is a dimension
+//! ```
+//!
+//! Scores then need no horizontal sum, and neither does the product with the values. Only
+//! [`KvType::Q8_0`] has scales: half floats, [16] for every 32 dimensions, lane = position in keys
+//! and values alike. Panels are rounded up to 64 bytes.
+#![expect(unsafe_code, reason = "written over the unsafe vector trait; reads raw panels")]
+
+use crate::ops;
+use crate::simd::{LANES, Simd};
+
+/// Dimensions that share a scale.
+pub(crate) const BLOCK: usize = 32;
+
+/// The number format of keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// Single floats.
+    F32,
+    /// Half floats; beyond 65504 they become infinite.
+    #[default]
+    F16,
+    /// Signed bytes with a half-float scale for every 32 dimensions of a position, for numbers up
+    /// to 8 million in magnitude. A block that holds an infinity is NaN.
+    Q8_0,
+}
+
+/// How the keys and values of one key/value head lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    ty: KvType,
+    head_dim: usize,
+    positions: usize,
+}
+
+impl KvLayout {
+    /// Room for `positions` positions of `head_dim` elements.
+    ///
+    /// # Panics
+    /// If `head_dim` is 0 or odd.
+    pub const fn new(ty: KvType, head_dim: usize, positions: usize) -> Self {
+        assert!(head_dim > 0 && head_dim.is_multiple_of(2), "head_dim is even");
+        Self { ty, head_dim, positions }
+    }
+
+    /// The number format.
+    pub const fn ty(self) -> KvType {
+        self.ty
+    }
+
+    /// Elements of a key, and of a value.
+    pub const fn head_dim(self) -> usize {
+        self.head_dim
+    }
+
+    /// Positions that there is room for.
+    pub const fn positions(self) -> usize {
+        self.positions
+    }
+
+    /// Bytes of the region of keys, a multiple of 64.
+    pub const fn k_bytes(self) -> usize {
+        self.positions.div_ceil(LANES) * self.k_panel_bytes()
+    }
+
+    /// Bytes of the region of values, a multiple of 64.
+    pub const fn v_bytes(self) -> usize {
+        self.positions.div_ceil(LANES) * self.v_panel_bytes()
+    }
+
+    /// Bytes of one element's code.
+    pub(crate) const fn code_bytes(self) -> usize {
+        match self.ty {
+            KvType::F32 => 4,
+            KvType::F16 => 2,
+            KvType::Q8_0 => 1,
+        }
+    }
+
+    /// Bytes of the scales that begin a panel.
+    pub(crate) const fn scale_bytes(self) -> usize {
+        match self.ty {
+            KvType::F32 | KvType::F16 => 0,
+            KvType::Q8_0 => self.head_dim.div_ceil(BLOCK) * LANES * 2,
+        }
+    }
+
+    /// Bytes of sixteen keys.
+    pub const fn k_panel_bytes(self) -> usize {
+        (self.scale_bytes() + LANES * self.head_dim * self.code_bytes()).next_multiple_of(64)
+    }
+
+    /// Bytes of sixteen values.
+    pub const fn v_panel_bytes(self) -> usize {
+        (self.scale_bytes() + LANES * self.v_row() * self.code_bytes()).next_multiple_of(64)
+    }
+
+    /// Elements from one value to the next within a panel.
+    pub(crate) const fn v_row(self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+
+    #[track_caller]
+    pub(crate) fn check(self, k_region: &[u8], v_region: &[u8]) {
+        assert_eq!(k_region.len(), self.k_bytes(), "bytes of keys");
+        assert_eq!(v_region.len(), self.v_bytes(), "bytes of values");
+    }
+}
+
+/// How codes become floats: one type for each [`KvType`].
+///
+/// # Safety
+/// `BYTES` is what an element takes, and `load` reads sixteen of them.
+pub(crate) unsafe trait Code {
+    const BYTES: usize;
+    const SCALED: bool;
+
+    /// Sixteen codes, widened and not yet scaled.
+    ///
+    /// # Safety
+    /// `p` is valid for sixteen codes, and as for every method of [`Simd`].
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F;
+}
+
+pub(crate) struct F32;
+pub(crate) struct F16;
+pub(crate) struct Q8;
+
+// SAFETY: 16 x 4 bytes.
+unsafe impl Code for F32 {
+    const BYTES: usize = 4;
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
+        // SAFETY: the caller's contract; loads need no alignment.
+        unsafe { s.f_load(p.cast()) }
+    }
+}
+
+// SAFETY: 16 x 2 bytes.
+unsafe impl Code for F16 {
+    const BYTES: usize = 2;
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
+        // SAFETY: the caller's contract; loads need no alignment.
+        unsafe { s.f_load_f16(p.cast()) }
+    }
+}
+
+// SAFETY: 16 bytes.
+unsafe impl Code for Q8 {
+    const BYTES: usize = 1;
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe { s.i_to_f(s.i_load_i8(p.cast())) }
+    }
+}
+
+/// Writes the key and the value of one position, and touches no other.
+///
+/// # Panics
+/// If a length does not fit `layout`, or `pos` lies outside it.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn kv_store<S: Simd>(
+    s: S,
+    layout: KvLayout,
+    k_region: &mut [u8],
+    v_region: &mut [u8],
+    pos: usize,
+    k: &[f32],
+    v: &[f32],
+) {
+    layout.check(k_region, v_region);
+    assert!(pos < layout.positions, "position {pos} of {}", layout.positions);
+    assert!(k.len() == layout.head_dim && v.len() == layout.head_dim, "lengths of k and v");
+    let (panel, lane) = (pos / LANES, pos % LANES);
+    let (size, scales) = (layout.code_bytes(), layout.scale_bytes());
+    let mut d = 0;
+    while d < layout.head_dim {
+        let n = if layout.head_dim - d < BLOCK { layout.head_dim - d } else { BLOCK };
+        // SAFETY: the regions hold panel `pos / 16`, `d + n <= head_dim`, and the codes of the
+        // block, in the buffer, are `BLOCK` elements of at most 4 bytes.
+        unsafe {
+            let mut codes = [0u8; BLOCK * 4];
+
+            let at = k_region.as_mut_ptr().add(panel * layout.k_panel_bytes());
+            let scale = encode(s, layout.ty, k.as_ptr().add(d), n, &mut codes);
+            if scales > 0 {
+                let place = at.add((d / BLOCK * LANES + lane) * 2);
+                place.cast::<u16>().write_unaligned(scale);
+            }
+            let mut i = 0;
+            while i < n {
+                let from = codes.as_ptr().add(i * size);
+                let to = at.add(scales + ((d + i) * LANES + lane) * size);
+                to.copy_from_nonoverlapping(from, size);
+                i += 1;
+            }
+
+            let at = v_region.as_mut_ptr().add(panel * layout.v_panel_bytes());
+            let scale = encode(s, layout.ty, v.as_ptr().add(d), n, &mut codes);
+            if scales > 0 {
+                let place = at.add((d / BLOCK * LANES + lane) * 2);
+                place.cast::<u16>().write_unaligned(scale);
+            }
+            // The padding of a row is written too, as zeros.
+            let to = at.add(scales + (lane * layout.v_row() + d) * size);
+            to.copy_from_nonoverlapping(codes.as_ptr(), n.next_multiple_of(LANES) * size);
+        }
+        d += BLOCK;
+    }
+}
+
+/// Encodes `n` elements, at most 32, and zeros up to 32; gives the bits of the scale.
+///
+/// # Safety
+/// `x` is valid for `n` elements, and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn encode<S: Simd>(
+    s: S,
+    ty: KvType,
+    x: *const f32,
+    n: usize,
+    codes: &mut [u8; BLOCK * 4],
+) -> u16 {
+    let p = codes.as_mut_ptr();
+    // SAFETY: reads stay below `n`; `codes` holds twice sixteen elements of each type.
+    unsafe {
+        let low = ops::load(s, x, n, 0.0);
+        let high =
+            if n > LANES { ops::load(s, x.add(LANES), n - LANES, 0.0) } else { s.f_splat(0.0) };
+        match ty {
+            KvType::F32 => {
+                s.f_store(p.cast(), low);
+                s.f_store(p.cast::<f32>().add(LANES), high);
+                0
+            }
+            KvType::F16 => {
+                s.f_store_f16(p.cast(), low);
+                s.f_store_f16(p.cast::<u16>().add(LANES), high);
+                0
+            }
+            KvType::Q8_0 => {
+                let most = s.f_greatest(s.f_max(s.f_abs(low), s.f_abs(high)));
+                // The codes are for the scale as it is stored, half a float.
+                let mut scale = [0u16; LANES];
+                s.f_store_f16(scale.as_mut_ptr(), s.f_splat(most / 127.0));
+                let mut stored = [0.0f32; LANES];
+                s.f_store(stored.as_mut_ptr(), s.f_load_f16(scale.as_ptr()));
+                let inverse = if stored[0] > 0.0 { 1.0 / stored[0] } else { 0.0 };
+                let inverse = s.f_splat(inverse);
+                // A subnormal scale may be rounded down by far: hence the clamp.
+                let (least, greatest) = (s.f_splat(-127.0), s.f_splat(127.0));
+                let low = s.f_min(greatest, s.f_max(least, s.f_mul(low, inverse)));
+                let high = s.f_min(greatest, s.f_max(least, s.f_mul(high, inverse)));
+                s.i_store_i8(p.cast(), s.f_to_i(low));
+                s.i_store_i8(p.cast::<i8>().add(LANES), s.f_to_i(high));
+                scale[0]
+            }
+        }
+    }
+}
+
+/// Reads the key and the value of one position back.
+///
+/// # Panics
+/// If a length does not fit `layout`, or `pos` lies outside it.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn kv_load<S: Simd>(
+    s: S,
+    layout: KvLayout,
+    k_region: &[u8],
+    v_region: &[u8],
+    pos: usize,
+    k: &mut [f32],
+    v: &mut [f32],
+) {
+    layout.check(k_region, v_region);
+    assert!(pos < layout.positions, "position {pos} of {}", layout.positions);
+    assert!(k.len() == layout.head_dim && v.len() == layout.head_dim, "lengths of k and v");
+    let (panel, lane) = (pos / LANES, pos % LANES);
+    // SAFETY: the regions hold panel `pos / 16`, and every offset lies within it; the buffers have
+    // sixteen lanes.
+    unsafe {
+        let k_at = k_region.as_ptr().add(panel * layout.k_panel_bytes());
+        let v_at = v_region.as_ptr().add(panel * layout.v_panel_bytes());
+        let mut d = 0;
+        while d < layout.head_dim {
+            let block = d / BLOCK;
+            let mut lanes = [0.0f32; LANES];
+            s.f_store(lanes.as_mut_ptr(), key_lanes(s, layout, k_at, d, block));
+            k[d] = lanes[lane];
+            s.f_store(lanes.as_mut_ptr(), value_lanes(s, layout, v_at, lane, d, block));
+            v[d] = lanes[d % LANES];
+            d += 1;
+        }
+    }
+}
+
+/// Dimension `d` of sixteen keys.
+///
+/// # Safety
+/// `at` is a panel of keys of `layout`, and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn key_lanes<S: Simd>(
+    s: S,
+    layout: KvLayout,
+    at: *const u8,
+    d: usize,
+    block: usize,
+) -> S::F {
+    // SAFETY: the caller's contract; `d` and `block` lie within the head.
+    unsafe {
+        let codes = at.add(layout.scale_bytes() + d * LANES * layout.code_bytes());
+        match layout.ty {
+            KvType::F32 => F32::load(s, codes),
+            KvType::F16 => F16::load(s, codes),
+            KvType::Q8_0 => {
+                let scales = s.f_load_f16(at.add(block * LANES * 2).cast());
+                s.f_mul(Q8::load(s, codes), scales)
+            }
+        }
+    }
+}
+
+/// The sixteen dimensions of value `lane` around `d`.
+///
+/// # Safety
+/// `at` is a panel of values of `layout`, and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn value_lanes<S: Simd>(
+    s: S,
+    layout: KvLayout,
+    at: *const u8,
+    lane: usize,
+    d: usize,
+    block: usize,
+) -> S::F {
+    // SAFETY: the caller's contract; `d`, `lane` and `block` lie within the panel.
+    unsafe {
+        let first = lane * layout.v_row() + d / LANES * LANES;
+        let codes = at.add(layout.scale_bytes() + first * layout.code_bytes());
+        match layout.ty {
+            KvType::F32 => F32::load(s, codes),
+            KvType::F16 => F16::load(s, codes),
+            KvType::Q8_0 => {
+                let mut scales = [0.0f32; LANES];
+                s.f_store(scales.as_mut_ptr(), s.f_load_f16(at.add(block * LANES * 2).cast()));
+                s.f_mul(Q8::load(s, codes), s.f_splat(scales[lane]))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::simd::portable::Portable;
+
+    pub(crate) const TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8_0];
+
+    /// Stores every position in a scattered order, each with awkward numbers, and reads all back.
+    pub(crate) fn check<S: Simd>(s: S, ty: KvType, head_dim: usize, positions: usize) {
+        let layout = KvLayout::new(ty, head_dim, positions);
+        assert!(layout.k_bytes().is_multiple_of(64) && layout.v_bytes().is_multiple_of(64));
+        let awkward = [-1.5f32, 3e-6, -4e-8, 0.0, -0.0, 700.25, 1e-3, -0.333];
+        let value = |p: usize, d: usize, which: usize| {
+            awkward[(p * 7 + d * 3 + which) % awkward.len()] * (1.0 + (p + d) as f32 * 0.01)
+        };
+        // Storing must not depend on, or keep, what was there before.
+        let (mut k, mut v) = (vec![0xa5; layout.k_bytes()], vec![0xa5; layout.v_bytes()]);
+        let row = |p: usize, which: usize| -> Vec<f32> {
+            (0..head_dim).map(|d| value(p, d, which)).collect()
+        };
+        let step = (1..).map(|i| 2 * i + 5).find(|i| gcd(*i, positions) == 1).unwrap();
+        for i in 0..positions {
+            let p = i * step % positions;
+            // SAFETY: the caller's token vouches for the CPU.
+            unsafe { kv_store(s, layout, &mut k, &mut v, p, &row(p, 0), &row(p, 1)) };
+        }
+        let (mut k_row, mut v_row) = (vec![0.0; head_dim], vec![0.0; head_dim]);
+        for p in 0..positions {
+            // SAFETY: as above.
+            unsafe { kv_load(s, layout, &k, &v, p, &mut k_row, &mut v_row) };
+            for (got, which) in [(&k_row, 0), (&v_row, 1)] {
+                let want = row(p, which);
+                for (got, want) in got.chunks(BLOCK).zip(want.chunks(BLOCK)) {
+                    let most = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                    for (g, w) in got.iter().zip(want) {
+                        match ty {
+                            KvType::F32 => assert_eq!(g.to_bits(), w.to_bits()),
+                            KvType::F16 => assert_eq!(*g, half::f16::from_f32(*w).to_f32()),
+                            KvType::Q8_0 => assert!(
+                                (g - w).abs() <= most * 0.5 / 127.0 * 1.01 + 2e-6,
+                                "{g} for {w}, most {most}"
+                            ),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is not a number of ordinary size.
+    pub(crate) fn check_extremes<S: Simd>(s: S) {
+        let row = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-40, 1e6, -1e6, 0.0];
+        for ty in TYPES {
+            let layout = KvLayout::new(ty, 8, 20);
+            let (mut k, mut v) = (vec![0; layout.k_bytes()], vec![0; layout.v_bytes()]);
+            let (mut k_row, mut v_row) = ([0.0; 8], [0.0; 8]);
+            // SAFETY: the caller's token vouches for the CPU.
+            unsafe {
+                kv_store(s, layout, &mut k, &mut v, 17, &row, &row);
+                kv_load(s, layout, &k, &v, 17, &mut k_row, &mut v_row);
+            }
+            for i in 0..8 {
+                assert!(k_row[i] == v_row[i] || k_row[i].is_nan() && v_row[i].is_nan());
+                match ty {
+                    KvType::F32 => assert!(k_row[i] == row[i] || row[i].is_nan()),
+                    KvType::F16 => {
+                        let want = half::f16::from_f32(row[i]).to_f32();
+                        assert!(k_row[i] == want || want.is_nan() && k_row[i].is_nan());
+                    }
+                    KvType::Q8_0 => assert!(k_row[i].is_nan()),
+                }
+            }
+            // SAFETY: as above.
+            unsafe {
+                kv_store(s, layout, &mut k, &mut v, 17, &[0.0; 8], &row);
+                kv_load(s, layout, &k, &v, 17, &mut k_row, &mut v_row);
+            }
+            assert_eq!(k_row, [0.0; 8]);
+            // SAFETY: as above.
+            unsafe { kv_load(s, layout, &k, &v, 16, &mut k_row, &mut v_row) };
+            assert_eq!((k_row, v_row), ([0.0; 8], [0.0; 8]), "a neighbour was written");
+        }
+    }
+
+    fn gcd(a: usize, b: usize) -> usize {
+        if b == 0 { a } else { gcd(b, a % b) }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn portable(half in 1usize..70, positions in 1usize..50, ty in 0usize..3) {
+            check(Portable, TYPES[ty], 2 * half, positions);
+        }
+    }
+
+    #[test]
+    fn portable_extremes() {
+        check_extremes(Portable);
+    }
+
+    #[test]
+    fn bytes_of_a_position() {
+        let per_position = |ty| KvLayout::new(ty, 128, 4096).k_bytes() / 4096;
+        assert_eq!(TYPES.map(per_position), [512, 256, 136]);
+    }
+}

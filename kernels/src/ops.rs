@@ -1,0 +1,627 @@
+//! The ops beside the products: norms, rotary positions, gated activations, softmax and the like,
+//! each over rows of `f32`.
+//!
+//! Element i of a row is lane i mod 16 of its vector on every instruction set, and a tail goes
+//! through sixteen padded lanes, so the bits do not depend on the machine.
+#![expect(unsafe_code, reason = "written over the unsafe vector trait")]
+
+use crate::math;
+use crate::simd::{LANES, Simd};
+
+/// Which elements of a head a rotary embedding turns together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// Neighbours: dimensions 2 i and 2 i + 1 (llama.cpp's "norm").
+    Pairs,
+    /// Dimension i and the one half the rotated width further (Hugging Face, "neox").
+    Halves,
+}
+
+/// The nonlinearity of a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nonlinearity {
+    /// `x sigmoid(x)`.
+    Silu,
+    /// GELU in its tanh approximation.
+    GeluTanh,
+    /// GELU as defined, by the error function.
+    GeluErf,
+}
+
+/// Sixteen lanes of the `left` elements at `p`, the missing ones `pad`.
+///
+/// # Safety
+/// `p` is valid for min(16, `left`) elements, and as for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn load<S: Simd>(s: S, p: *const f32, left: usize, pad: f32) -> S::F {
+    // SAFETY: whole vectors are read only where they exist; the buffer has sixteen lanes.
+    unsafe {
+        if left >= LANES {
+            return s.f_load(p);
+        }
+        let mut lanes = [pad; LANES];
+        p.copy_to_nonoverlapping(lanes.as_mut_ptr(), left);
+        s.f_load(lanes.as_ptr())
+    }
+}
+
+/// Stores the first min(16, `left`) lanes at `p`.
+///
+/// # Safety
+/// `p` is valid for as many elements, and as for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn store<S: Simd>(s: S, p: *mut f32, left: usize, v: S::F) {
+    // SAFETY: whole vectors are written only where they exist; the buffer has sixteen lanes.
+    unsafe {
+        if left >= LANES {
+            return s.f_store(p, v);
+        }
+        let mut lanes = [0.0; LANES];
+        s.f_store(lanes.as_mut_ptr(), v);
+        p.copy_from_nonoverlapping(lanes.as_ptr(), left);
+    }
+}
+
+/// Sum of `x - centre`, or of its squares. Four vectors of partial sums hide the latency of the
+/// additions.
+///
+/// # Safety
+/// `x` is valid for `n` elements, and as for every method of [`Simd`].
+#[inline(always)]
+unsafe fn sum<S: Simd, const SQUARED: bool>(s: S, x: *const f32, n: usize, centre: f32) -> f32 {
+    const WAYS: usize = 4;
+    // SAFETY: every read is below `n`.
+    unsafe {
+        let c = s.f_splat(centre);
+        let mut sums = [s.f_splat(0.0); WAYS];
+        let mut i = 0;
+        while i < n {
+            let mut way = 0;
+            while way < WAYS {
+                let at = i + way * LANES;
+                if at < n {
+                    // The padding is the centre, and adds nothing.
+                    let d = s.f_sub(load(s, x.add(at), n - at, centre), c);
+                    sums[way] = s.f_add(sums[way], if SQUARED { s.f_mul(d, d) } else { d });
+                }
+                way += 1;
+            }
+            i += WAYS * LANES;
+        }
+        s.f_sum(s.f_add(s.f_add(sums[0], sums[1]), s.f_add(sums[2], sums[3])))
+    }
+}
+
+/// # Safety
+/// `x` and `out` are the same or disjoint, valid for `rows * weight.len()` elements; and as for
+/// every method of [`Simd`].
+#[inline(always)]
+unsafe fn rms_rows<S: Simd>(
+    s: S,
+    x: *const f32,
+    rows: usize,
+    weight: &[f32],
+    eps: f32,
+    out: *mut f32,
+) {
+    let n = weight.len();
+    for row in 0..rows {
+        // SAFETY: `row < rows`, and every access is below `n` within the row.
+        unsafe {
+            let (x, out) = (x.add(row * n), out.add(row * n));
+            let mean = sum::<S, true>(s, x, n, 0.0) / n as f32;
+            let scale = s.f_splat(1.0 / (mean + eps).sqrt());
+            let mut i = 0;
+            while i < n {
+                let scaled = s.f_mul(load(s, x.add(i), n - i, 0.0), scale);
+                let w = load(s, weight.as_ptr().add(i), n - i, 0.0);
+                store(s, out.add(i), n - i, s.f_mul(scaled, w));
+                i += LANES;
+            }
+        }
+    }
+}
+
+/// RMS norm: each row of `weight.len()` elements of `x` is divided by the root of its mean square
+/// plus `eps`, and multiplied by `weight`. Several rows may lie one after the other, such as the
+/// heads of a query.
+///
+/// # Panics
+/// If `x` is no whole number of rows, or `out` is not as long.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(!weight.is_empty() && x.len().is_multiple_of(weight.len()), "rows of x");
+    assert_eq!(x.len(), out.len(), "lengths of x and out");
+    // SAFETY: the asserts above; two slices are disjoint.
+    unsafe {
+        rms_rows(s, x.as_ptr(), x.len() / weight.len(), weight, eps, out.as_mut_ptr());
+    }
+}
+
+/// [`rms_norm`] that replaces its argument.
+///
+/// # Panics
+/// If `x` is no whole number of rows.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn rms_norm_in_place<S: Simd>(s: S, x: &mut [f32], weight: &[f32], eps: f32) {
+    assert!(!weight.is_empty() && x.len().is_multiple_of(weight.len()), "rows of x");
+    let (p, rows) = (x.as_mut_ptr(), x.len() / weight.len());
+    // SAFETY: the assert above; source and destination are the same.
+    unsafe { rms_rows(s, p, rows, weight, eps, p) };
+}
+
+/// Layer norm of each row of `weight.len()` elements: the mean is taken away, the rest divided by
+/// the root of its variance plus `eps`, multiplied by `weight`; then `bias` is added.
+///
+/// # Panics
+/// If `x` is no whole number of rows, or another length does not fit.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn layer_norm<S: Simd>(
+    s: S,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    eps: f32,
+    out: &mut [f32],
+) {
+    let n = weight.len();
+    assert!(n > 0 && x.len().is_multiple_of(n), "rows of x");
+    assert_eq!(x.len(), out.len(), "lengths of x and out");
+    assert!(bias.is_none_or(|b| b.len() == n), "lengths of weight and bias");
+    for row in 0..x.len() / n {
+        // SAFETY: the row lies in `x` and `out`, and every access is below `n` within it.
+        unsafe {
+            let (x, out) = (x.as_ptr().add(row * n), out.as_mut_ptr().add(row * n));
+            let mean = sum::<S, false>(s, x, n, 0.0) / n as f32;
+            let variance = sum::<S, true>(s, x, n, mean) / n as f32;
+            let (mean, scale) = (s.f_splat(mean), s.f_splat(1.0 / (variance + eps).sqrt()));
+            let mut i = 0;
+            while i < n {
+                let left = n - i;
+                let scaled = s.f_mul(s.f_sub(load(s, x.add(i), left, 0.0), mean), scale);
+                let mut y = s.f_mul(scaled, load(s, weight.as_ptr().add(i), left, 0.0));
+                if let Some(bias) = bias {
+                    y = s.f_add(y, load(s, bias.as_ptr().add(i), left, 0.0));
+                }
+                store(s, out.add(i), left, y);
+                i += LANES;
+            }
+        }
+    }
+}
+
+/// Rotary position embedding of the heads of one position, `head_dim` elements each: the first
+/// 2 `cos.len()` dimensions of each head turn by the angles whose cosines and sines are given.
+///
+/// # Panics
+/// If `x` is no whole number of heads, `cos` and `sin` differ in length, or they reach past a head.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn rope<S: Simd>(
+    _s: S,
+    style: RopeStyle,
+    x: &mut [f32],
+    head_dim: usize,
+    cos: &[f32],
+    sin: &[f32],
+) {
+    let half = cos.len();
+    assert!(head_dim > 0 && x.len().is_multiple_of(head_dim), "heads of x");
+    assert!(sin.len() == half && 2 * half <= head_dim, "lengths of cos and sin");
+    // Plain loops: element by element there is one order only, and the compiler vectorises both
+    // with the instruction set of the entry point.
+    let mut first = 0;
+    while first < x.len() {
+        let turned = &mut x[first..first + 2 * half];
+        match style {
+            RopeStyle::Pairs => {
+                let mut i = 0;
+                while i < half {
+                    let (a, b) = (turned[2 * i], turned[2 * i + 1]);
+                    turned[2 * i] = a * cos[i] - b * sin[i];
+                    turned[2 * i + 1] = b * cos[i] + a * sin[i];
+                    i += 1;
+                }
+            }
+            RopeStyle::Halves => {
+                let (low, high) = turned.split_at_mut(half);
+                let mut i = 0;
+                while i < half {
+                    let (a, b) = (low[i], high[i]);
+                    low[i] = a * cos[i] - b * sin[i];
+                    high[i] = b * cos[i] + a * sin[i];
+                    i += 1;
+                }
+            }
+        }
+        first += head_dim;
+    }
+}
+
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+unsafe fn apply<S: Simd>(s: S, f: Nonlinearity, x: S::F) -> S::F {
+    // SAFETY: the caller vouches for the instruction set; no memory is touched.
+    unsafe {
+        match f {
+            Nonlinearity::Silu => math::silu(s, x),
+            Nonlinearity::GeluTanh => math::gelu_tanh(s, x),
+            Nonlinearity::GeluErf => math::gelu_erf(s, x),
+        }
+    }
+}
+
+/// `out = f(gate) * up`, element by element: SwiGLU, GEGLU.
+///
+/// # Panics
+/// If the lengths differ.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn gated<S: Simd>(
+    s: S,
+    f: Nonlinearity,
+    gate: &[f32],
+    up: &[f32],
+    out: &mut [f32],
+) {
+    let n = out.len();
+    assert!(gate.len() == n && up.len() == n, "lengths of gate, up and out");
+    let mut i = 0;
+    while i < n {
+        // SAFETY: `i < n`, the length of all three.
+        unsafe {
+            let g = apply(s, f, load(s, gate.as_ptr().add(i), n - i, 0.0));
+            let u = load(s, up.as_ptr().add(i), n - i, 0.0);
+            store(s, out.as_mut_ptr().add(i), n - i, s.f_mul(g, u));
+        }
+        i += LANES;
+    }
+}
+
+/// `x = f(x)`, element by element.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn activate<S: Simd>(s: S, f: Nonlinearity, x: &mut [f32]) {
+    let n = x.len();
+    let mut i = 0;
+    while i < n {
+        // SAFETY: `i < n`.
+        unsafe {
+            let p = x.as_mut_ptr().add(i);
+            store(s, p, n - i, apply(s, f, load(s, p, n - i, 0.0)));
+        }
+        i += LANES;
+    }
+}
+
+/// `x = cap tanh(x / cap)`: the soft cap of final logits.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn softcap<S: Simd>(s: S, cap: f32, x: &mut [f32]) {
+    let n = x.len();
+    let mut i = 0;
+    while i < n {
+        // SAFETY: `i < n`.
+        unsafe {
+            let p = x.as_mut_ptr().add(i);
+            let t = math::tanh(s, s.f_mul(load(s, p, n - i, 0.0), s.f_splat(1.0 / cap)));
+            store(s, p, n - i, s.f_mul(t, s.f_splat(cap)));
+        }
+        i += LANES;
+    }
+}
+
+/// `acc += x`, element by element.
+///
+/// # Panics
+/// If the lengths differ.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn add<S: Simd>(_s: S, acc: &mut [f32], x: &[f32]) {
+    assert_eq!(acc.len(), x.len(), "lengths of acc and x");
+    let mut i = 0;
+    while i < x.len() {
+        acc[i] += x[i];
+        i += 1;
+    }
+}
+
+/// `acc += scale * x`, element by element.
+///
+/// # Panics
+/// If the lengths differ.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn scale_add<S: Simd>(_s: S, acc: &mut [f32], x: &[f32], scale: f32) {
+    assert_eq!(acc.len(), x.len(), "lengths of acc and x");
+    let mut i = 0;
+    while i < x.len() {
+        acc[i] += scale * x[i];
+        i += 1;
+    }
+}
+
+/// `x *= scale`, element by element.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn scale<S: Simd>(_s: S, x: &mut [f32], scale: f32) {
+    let mut i = 0;
+    while i < x.len() {
+        x[i] *= scale;
+        i += 1;
+    }
+}
+
+/// Softmax of a row, in place. Elements may be negative infinity, which become 0, but not all.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn softmax<S: Simd>(s: S, x: &mut [f32]) {
+    let n = x.len();
+    let p = x.as_mut_ptr();
+    // SAFETY: every access is below `n`.
+    unsafe {
+        let lowest = f32::NEG_INFINITY;
+        let mut greatest = s.f_splat(lowest);
+        let mut i = 0;
+        while i < n {
+            greatest = s.f_max(greatest, load(s, p.add(i), n - i, lowest));
+            i += LANES;
+        }
+        let greatest = s.f_splat(s.f_greatest(greatest));
+        let mut total = s.f_splat(0.0);
+        i = 0;
+        while i < n {
+            let e = math::exp(s, s.f_sub(load(s, p.add(i), n - i, lowest), greatest));
+            total = s.f_add(total, e);
+            store(s, p.add(i), n - i, e);
+            i += LANES;
+        }
+        let total = s.f_splat(s.f_sum(total));
+        i = 0;
+        while i < n {
+            store(s, p.add(i), n - i, s.f_div(load(s, p.add(i), n - i, 0.0), total));
+            i += LANES;
+        }
+    }
+}
+
+/// Rounds a row to half floats (bits), to nearest even.
+///
+/// # Panics
+/// If the lengths differ.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn to_f16<S: Simd>(s: S, x: &[f32], out: &mut [u16]) {
+    let n = x.len();
+    assert_eq!(n, out.len(), "lengths of x and out");
+    let mut i = 0;
+    while i < n {
+        // SAFETY: `i < n`, the length of both; the buffer has sixteen lanes.
+        unsafe {
+            let v = load(s, x.as_ptr().add(i), n - i, 0.0);
+            let out = out.as_mut_ptr().add(i);
+            if n - i >= LANES {
+                s.f_store_f16(out, v);
+            } else {
+                let mut lanes = [0u16; LANES];
+                s.f_store_f16(lanes.as_mut_ptr(), v);
+                out.copy_from_nonoverlapping(lanes.as_ptr(), n - i);
+            }
+        }
+        i += LANES;
+    }
+}
+
+/// Widens a row of half floats (bits).
+///
+/// # Panics
+/// If the lengths differ.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn from_f16<S: Simd>(s: S, x: &[u16], out: &mut [f32]) {
+    let n = x.len();
+    assert_eq!(n, out.len(), "lengths of x and out");
+    let mut i = 0;
+    while i < n {
+        // SAFETY: `i < n`, the length of both; the buffer has sixteen lanes.
+        unsafe {
+            let x = x.as_ptr().add(i);
+            let v = if n - i >= LANES {
+                s.f_load_f16(x)
+            } else {
+                let mut lanes = [0u16; LANES];
+                x.copy_to_nonoverlapping(lanes.as_mut_ptr(), n - i);
+                s.f_load_f16(lanes.as_ptr())
+            };
+            store(s, out.as_mut_ptr().add(i), n - i, v);
+        }
+        i += LANES;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::simd::portable::Portable;
+
+    fn near(got: f32, want: f64, tolerance: f64) -> bool {
+        (f64::from(got) - want).abs() <= tolerance * (1.0 + want.abs())
+    }
+
+    fn assert_near(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+        assert_eq!(got.len(), want.len());
+        for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+            assert!(near(g, w, tolerance), "{what}[{i}] = {g}, not {w}");
+        }
+    }
+
+    fn wide(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&v| f64::from(v)).collect()
+    }
+
+    /// Every op against double precision on one instruction set, for a row `x` and another `y`
+    /// of the same length.
+    pub(crate) fn check<S: Simd>(s: S, x: &[f32], y: &[f32]) {
+        let n = x.len();
+        let (wx, wy) = (wide(x), wide(y));
+        let mut out = vec![0.0; n];
+
+        let mean_square = wx.iter().map(|v| v * v).sum::<f64>() / n as f64;
+        let inverse = 1.0 / (mean_square + 1e-5).sqrt();
+        let want: Vec<f64> = wx.iter().zip(&wy).map(|(v, w)| v * inverse * w).collect();
+        // SAFETY: here and below the caller's token vouches for the CPU.
+        unsafe { rms_norm(s, x, y, 1e-5, &mut out) };
+        assert_near("rms_norm", &out, &want, 2e-6);
+        let mut twice = [x, x].concat();
+        // SAFETY: as above.
+        unsafe { rms_norm_in_place(s, &mut twice, y, 1e-5) };
+        assert_eq!(twice, [&out[..], &out[..]].concat());
+
+        let mean = wx.iter().sum::<f64>() / n as f64;
+        let variance = wx.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n as f64;
+        let inverse = 1.0 / (variance + 1e-2).sqrt();
+        let want: Vec<f64> =
+            wx.iter().zip(&wy).map(|(v, w)| (v - mean) * inverse * w + w).collect();
+        // SAFETY: as above.
+        unsafe { layer_norm(s, x, y, Some(y), 1e-2, &mut out) };
+        assert_near("layer_norm", &out, &want, 1e-5);
+
+        for (f, of) in [
+            (Nonlinearity::Silu, (|v| v / (1.0 + (-v).exp())) as fn(f64) -> f64),
+            (Nonlinearity::GeluTanh, |v| {
+                let c = (2.0 / std::f64::consts::PI).sqrt();
+                0.5 * v * (1.0 + (c * (v + 0.044715 * v * v * v)).tanh())
+            }),
+        ] {
+            let want: Vec<f64> = wx.iter().zip(&wy).map(|(&v, w)| of(v) * w).collect();
+            // SAFETY: as above.
+            unsafe { gated(s, f, x, y, &mut out) };
+            assert_near("gated", &out, &want, 5e-6);
+            let want: Vec<f64> = wx.iter().map(|&v| of(v)).collect();
+            out.copy_from_slice(x);
+            // SAFETY: as above.
+            unsafe { activate(s, f, &mut out) };
+            assert_near("activate", &out, &want, 5e-6);
+        }
+
+        let want: Vec<f64> = wx.iter().map(|v| 5.0 * (v / 5.0).tanh()).collect();
+        out.copy_from_slice(x);
+        // SAFETY: as above.
+        unsafe { softcap(s, 5.0, &mut out) };
+        assert_near("softcap", &out, &want, 2e-6);
+
+        let total: f64 = wx.iter().map(|v| v.exp()).sum();
+        let want: Vec<f64> = wx.iter().map(|v| v.exp() / total).collect();
+        out.copy_from_slice(x);
+        // SAFETY: as above.
+        unsafe { softmax(s, &mut out) };
+        assert_near("softmax", &out, &want, 1e-6);
+
+        out.copy_from_slice(x);
+        // SAFETY: as above.
+        unsafe {
+            add(s, &mut out, y);
+            scale_add(s, &mut out, y, 0.5);
+            scale(s, &mut out, 2.0);
+        }
+        for i in 0..n {
+            assert_eq!(out[i], (x[i] + y[i] + 0.5 * y[i]) * 2.0);
+        }
+
+        let mut halves = vec![0u16; n];
+        // SAFETY: as above.
+        unsafe {
+            to_f16(s, x, &mut halves);
+            from_f16(s, &halves, &mut out);
+        }
+        for i in 0..n {
+            assert_eq!(halves[i], half::f16::from_f32(x[i]).to_bits());
+            assert_eq!(out[i], half::f16::from_f32(x[i]).to_f32());
+        }
+    }
+
+    /// Both styles of rope, over part of the head and over several heads.
+    pub(crate) fn check_rope<S: Simd>(s: S, half: usize, rest: usize, seed: f32) {
+        let head_dim = 2 * half + rest;
+        let x: Vec<f32> = (0..3 * head_dim).map(|i| (i as f32 * 0.37 + seed).sin()).collect();
+        let angles: Vec<f32> = (0..half).map(|i| seed / (1.0 + i as f32)).collect();
+        let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
+        let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
+        for style in [RopeStyle::Pairs, RopeStyle::Halves] {
+            let mut got = x.clone();
+            // SAFETY: the caller's token vouches for the CPU.
+            unsafe { rope(s, style, &mut got, head_dim, &cos, &sin) };
+            let mut want = wide(&x);
+            for head in want.chunks_exact_mut(head_dim) {
+                for i in 0..half {
+                    let (a, b) = match style {
+                        RopeStyle::Pairs => (2 * i, 2 * i + 1),
+                        RopeStyle::Halves => (i, i + half),
+                    };
+                    let (c, d) = (f64::from(cos[i]), f64::from(sin[i]));
+                    (head[a], head[b]) = (head[a] * c - head[b] * d, head[b] * c + head[a] * d);
+                }
+            }
+            assert_near("rope", &got, &want, 3e-7);
+        }
+    }
+
+    fn rows() -> impl Strategy<Value = (Vec<f32>, Vec<f32>)> {
+        (1usize..200).prop_flat_map(|n| {
+            let row = || proptest::collection::vec(-12.0f32..12.0, n);
+            (row(), row())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn portable((x, y) in rows()) {
+            check(Portable, &x, &y);
+        }
+
+        #[test]
+        fn portable_rope(half in 1usize..40, rest in 0usize..9, seed in -9.0f32..9.0) {
+            check_rope(Portable, half, rest, seed);
+        }
+    }
+
+    #[test]
+    fn softmax_of_masked_elements() {
+        let mut x = [f32::NEG_INFINITY, 1000.0, f32::NEG_INFINITY];
+        // SAFETY: the portable tier runs on every CPU.
+        unsafe { softmax(Portable, &mut x) };
+        assert_eq!(x, [0.0, 1.0, 0.0]);
+    }
+}
