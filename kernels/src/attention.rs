@@ -7,7 +7,6 @@
 //!
 //! A *row* is one query head at one position. Row r is head `r % group` of query position
 //! `r / group`.
-#![expect(unsafe_code, reason = "written over the unsafe vector trait; reads raw panels")]
 
 use std::marker::PhantomData;
 

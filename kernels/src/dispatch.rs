@@ -4,9 +4,12 @@ use std::marker::PhantomData;
 
 use crate::PANEL_ROWS;
 use crate::activation::{self, Activation, Rows};
+use crate::attention::{self, Attend, AttendOut, HeadRowsMut};
 use crate::format::Format;
 use crate::isa::Isa;
+use crate::kv::{self, KvLayout};
 use crate::matmul::{self, Args, layout};
+use crate::ops::{self, Nonlinearity, RopeStyle};
 use crate::simd::portable::Portable;
 
 /// Where a product goes: `rows` rows of `cols` floats, `stride` floats apart.
@@ -35,40 +38,150 @@ impl<'a> Tile<'a> {
     /// # Safety
     /// For `'a`, the first `cols` floats of each of `rows` rows, `stride` floats apart from `out`
     /// on, are valid for writes and nobody else reads or writes them.
-    pub unsafe fn from_raw_parts(
-        out: *mut f32,
-        stride: usize,
-        rows: usize,
-        cols: usize,
-    ) -> Self {
+    pub unsafe fn from_raw_parts(out: *mut f32, stride: usize, rows: usize, cols: usize) -> Self {
         Self { out, stride, rows, cols, memory: PhantomData }
     }
 }
 
 type MatmulFn = unsafe fn(&Args);
 
-/// One instruction set's entry points.
-#[derive(Debug)]
-pub struct Kernels {
-    isa: Isa,
-    fused: bool,
-    quantize_row: unsafe fn(Activation, &[f32], &mut [u8]),
-    matmul: [MatmulFn; Format::ALL.len()],
+/// The ops beside the products: name, arguments, and the generic function behind it. An op is one
+/// row here; the table's field, the entry point of each instruction set and the safe method
+/// follow from it.
+macro_rules! ops {
+    ($then:ident $($with:tt)*) => { $then! { $($with)*
+        /// Writes a row of activations in the form `kind`.
+        ///
+        /// # Panics
+        /// If `out` is not [`Activation::row_bytes`] of `x.len()` long.
+        fn quantize_row(kind: Activation, x: &[f32], out: &mut [u8]) = activation::quantize_row;
+        /// `out = x / sqrt(mean(x^2) + eps) * weight`, all of one length.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = ops::rms_norm;
+        /// As [`rms_norm`](Self::rms_norm), in place.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) = ops::rms_norm_in_place;
+        /// `out = (x - mean) / sqrt(variance + eps) * weight + bias`, all of one length.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32])
+            = ops::layer_norm;
+        /// Rotary position embedding of heads of `head_dim` elements: the first `2 cos.len()`
+        /// dimensions of each turn by the angles whose cosines and sines are given.
+        ///
+        /// # Panics
+        /// If `x` is no whole number of heads, or the angles do not fit a head.
+        fn rope(style: RopeStyle, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32])
+            = ops::rope;
+        /// `out = f(gate) * up`, element by element.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn gated(f: Nonlinearity, gate: &[f32], up: &[f32], out: &mut [f32]) = ops::gated;
+        /// `x = f(x)`, element by element.
+        fn activate(f: Nonlinearity, x: &mut [f32]) = ops::activate;
+        /// `acc += x`, element by element.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn add(acc: &mut [f32], x: &[f32]) = ops::add;
+        /// Softmax in place.
+        fn softmax(x: &mut [f32]) = ops::softmax;
+        /// Writes the key and value of one position and head into its regions of the cache.
+        ///
+        /// # Panics
+        /// If a length or the position does not fit the layout.
+        fn kv_store(layout: KvLayout, k_region: &mut [u8], v_region: &mut [u8], position: usize,
+            k: &[f32], v: &[f32]) = kv::kv_store;
+        /// Softmax attention of the query heads that share a key/value head; see [`Attend`].
+        ///
+        /// # Panics
+        /// If a length does not fit, a span ends outside the cache, or `scratch` is shorter than
+        /// [`scratch_len`](crate::scratch_len).
+        fn attend(a: &Attend<'_>, out: AttendOut<'_>, scratch: &mut [f32])
+            = attention::attend::<_, TILE>;
+        /// Folds the partial results of chunks, in order, into finished rows.
+        ///
+        /// # Panics
+        /// If a length does not fit.
+        fn attend_merge(head_dim: usize, group: usize, positions: usize, chunks: usize,
+            partials: &[f32], out: HeadRowsMut<'_>, scratch: &mut [f32]) = attention::attend_merge;
+    } };
+}
+
+macro_rules! table_type {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) = $body:expr;)*) => {
+        /// One instruction set's entry points.
+        #[derive(Debug)]
+        pub struct Kernels {
+            isa: Isa,
+            fused: bool,
+            matmul: [MatmulFn; Format::ALL.len()],
+            $($name: unsafe fn($($ty),*),)*
+        }
+
+        impl Kernels { $(
+            $(#[$doc])*
+            #[allow(clippy::too_many_arguments, reason = "plain slices and their shapes")]
+            pub fn $name(&self, $($arg: $ty),*) {
+                // SAFETY: `self` is handed out only where the CPU has its instruction set; the
+                // op checks the lengths.
+                unsafe { (self.$name)($($arg),*) }
+            }
+        )* }
+    };
+}
+
+ops!(table_type);
+
+/// The entry points of one instruction set for the ops, and its two tables.
+macro_rules! entries {
+    ($isa:ident, $features:tt, $token:expr;
+     $($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) = $body:expr;)*) => {
+        $(entries!(@one $features, $token, fn $name($($arg: $ty),*) = $body);)*
+
+        pub(super) static FUSED: Kernels = Kernels {
+            isa: Isa::$isa,
+            fused: true,
+            matmul: [f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k],
+            $($name,)*
+        };
+        pub(super) static UNFUSED: Kernels = Kernels {
+            isa: Isa::$isa,
+            fused: false,
+            matmul: [
+                f32_unfused, f16_unfused, bf16_unfused,
+                q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k,
+            ],
+            $($name,)*
+        };
+    };
+    (@one [$($feature:literal),*], $token:expr,
+     fn $name:ident($($arg:ident: $ty:ty),*) = $body:expr) => {
+        $(#[target_feature(enable = $feature)])*
+        #[allow(clippy::too_many_arguments, reason = "plain slices and their shapes")]
+        unsafe fn $name($($arg: $ty),*) {
+            // SAFETY: the table is handed out on a CPU that has these features.
+            unsafe { $body($token, $($arg),*) }
+        }
+    };
 }
 
 /// The entry points of an instruction set: one function per op and format, each with the
-/// features enabled and everything else inlined into it.
+/// features enabled and everything else inlined into it. `rows`: how many rows of activations
+/// a product keeps in registers (1, 2, 4, 8 or 12); `tile`: how many of queries.
 macro_rules! tier {
-    ($module:ident, $isa:ident, [$($feature:literal),*], $token:expr, rows $max:literal) => {
+    ($module:ident, $isa:ident, [$($feature:literal),*], $token:expr,
+     rows $max:literal, tile $tile:literal) => {
         mod $module {
             use super::*;
 
-            #[inline]
-            $(#[target_feature(enable = $feature)])*
-            unsafe fn quantize_row(kind: Activation, x: &[f32], out: &mut [u8]) {
-                // SAFETY: the table is handed out on a CPU that has these features.
-                unsafe { activation::quantize_row($token, kind, x, out) }
-            }
+            const TILE: usize = $tile;
 
             tier!(@products [$($feature),*], $token, $max:
                 f32 F32 true, f16 F16 true, bf16 BF16 true,
@@ -76,22 +189,7 @@ macro_rules! tier {
                 q8_0 Q8_0 false, q4_0 Q4_0 false, q4_1 Q4_1 false, q5_0 Q5_0 false,
                 q5_1 Q5_1 false, q4_k Q4_K false, q5_k Q5_K false, q6_k Q6_K false
             );
-
-            pub(super) static FUSED: Kernels = Kernels {
-                isa: Isa::$isa,
-                fused: true,
-                quantize_row,
-                matmul: [f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k],
-            };
-            pub(super) static UNFUSED: Kernels = Kernels {
-                isa: Isa::$isa,
-                fused: false,
-                quantize_row,
-                matmul: [
-                    f32_unfused, f16_unfused, bf16_unfused,
-                    q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k,
-                ],
-            };
+            ops!(entries $isa, [$($feature),*], $token;);
         }
     };
     (@products $features:tt, $token:expr, $max:literal:
@@ -109,22 +207,22 @@ macro_rules! tier {
     };
 }
 
-tier!(portable, Portable, [], Portable, rows 4);
+tier!(portable, Portable, [], Portable, rows 4, tile 1);
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::*;
     use crate::simd::x86::{Avx2, Avx512, Avx512Vnni, AvxVnni, Sse2, Ssse3, Wide};
 
-    tier!(sse2, Sse2, ["sse2"], Wide::<_, 4>::new(Sse2), rows 2);
-    tier!(ssse3, Ssse3, ["ssse3", "sse4.1"], Wide::<_, 4>::new(Ssse3), rows 2);
-    tier!(avx, Avx, ["avx"], Wide::<_, 4>::new(Ssse3), rows 2);
-    tier!(avx2, Avx2, ["avx2", "fma", "f16c"], Wide::<_, 2>::new(Avx2), rows 4);
-    tier!(avx_vnni, AvxVnni, ["avx2", "fma", "f16c", "avxvnni"], Wide::<_, 2>::new(AvxVnni), rows 4);
+    tier!(sse2, Sse2, ["sse2"], Wide::<_, 4>::new(Sse2), rows 2, tile 1);
+    tier!(ssse3, Ssse3, ["ssse3", "sse4.1"], Wide::<_, 4>::new(Ssse3), rows 2, tile 1);
+    tier!(avx, Avx, ["avx"], Wide::<_, 4>::new(Ssse3), rows 2, tile 1);
+    tier!(avx2, Avx2, ["avx2", "fma", "f16c"], Wide::<_, 2>::new(Avx2), rows 4, tile 2);
+    tier!(avx_vnni, AvxVnni, ["avx2", "fma", "f16c", "avxvnni"], Wide::<_, 2>::new(AvxVnni), rows 4, tile 2);
     tier!(avx512, Avx512, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "fma", "f16c"],
-        Wide::<_, 1>::new(Avx512), rows 8);
+        Wide::<_, 1>::new(Avx512), rows 8, tile 8);
     tier!(avx512_vnni, Avx512Vnni,
         ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma", "f16c"],
-        Wide::<_, 1>::new(Avx512Vnni), rows 12);
+        Wide::<_, 1>::new(Avx512Vnni), rows 12, tile 8);
 
     pub(super) fn table(isa: Isa) -> Option<[&'static Kernels; 2]> {
         Some(match isa {
@@ -177,15 +275,6 @@ impl Kernels {
     /// Whether products of floats may be fused.
     pub fn is_fused(&self) -> bool {
         self.fused
-    }
-
-    /// Writes a row of activations in the form `kind`.
-    ///
-    /// # Panics
-    /// If `out` is not [`Activation::row_bytes`] of `x.len()` long.
-    pub fn quantize_row(&self, kind: Activation, x: &[f32], out: &mut [u8]) {
-        // SAFETY: `self` is handed out only where the CPU has its instruction set.
-        unsafe { (self.quantize_row)(kind, x, out) }
     }
 
     /// Multiplies panels of `format` with rows of activations, all of `k` values:

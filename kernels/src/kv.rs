@@ -11,7 +11,6 @@
 //! Scores then need no horizontal sum, and neither does the product with the values. Only
 //! [`KvType::Q8_0`] has scales: half floats, [16] for every 32 dimensions, lane = position in keys
 //! and values alike. Panels are rounded up to 64 bytes.
-#![expect(unsafe_code, reason = "written over the unsafe vector trait; reads raw panels")]
 
 use crate::ops;
 use crate::simd::{LANES, Simd};

@@ -31,17 +31,24 @@
 #![allow(unsafe_code, reason = "kernels are where unsafe code lives: intrinsics and raw panels")]
 
 mod activation;
+mod attention;
 mod dispatch;
 mod format;
 mod isa;
+mod kv;
+mod math;
 mod matmul;
+mod ops;
 mod panel;
 mod simd;
 
 pub use activation::{Activation, Rows};
+pub use attention::{Attend, AttendOut, CHUNK, HeadRowsMut, Span, partial_len, scratch_len};
 pub use dispatch::{Kernels, Tile};
-pub use format::Format;
-pub use isa::Isa;
+pub use format::{Format, NoQuantizer};
+pub use isa::{Isa, UnknownIsa};
+pub use kv::{KvLayout, KvType};
+pub use ops::{Nonlinearity, RopeStyle};
 pub use panel::{pack_panel, unpack_row};
 
 /// Output rows in a panel.

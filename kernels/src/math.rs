@@ -1,7 +1,6 @@
 //! Elementary functions over sixteen lanes: one polynomial for every instruction set.
 //!
 //! Multiplications and additions are never fused, so all of them give the same bits everywhere.
-#![expect(unsafe_code, reason = "written over the unsafe vector trait")]
 
 use crate::simd::Simd;
 

@@ -3,7 +3,6 @@
 //!
 //! Element i of a row is lane i mod 16 of its vector on every instruction set, and a tail goes
 //! through sixteen padded lanes, so the bits do not depend on the machine.
-#![expect(unsafe_code, reason = "written over the unsafe vector trait")]
 
 use crate::math;
 use crate::simd::{LANES, Simd};

@@ -97,8 +97,7 @@ fn pack_simple(format: Format, block: &[u8], b: usize, lane: usize, unit: &mut [
     if high > 0 {
         let bits = u32::from_le_bytes(scales[2 + min..].try_into().unwrap_or_default());
         // Bits c, c + 4, ... of the word become byte c.
-        out[NIBBLES + 4 * lane..][..4]
-            .copy_from_slice(&high_bits(|i| (bits >> i & 1) as u8));
+        out[NIBBLES + 4 * lane..][..4].copy_from_slice(&high_bits(|i| (bits >> i & 1) as u8));
     }
 }
 
@@ -145,11 +144,8 @@ fn pack_q6_k(block: &[u8], lane: usize, unit: &mut [u8]) {
         let high: &[u8; 32] =
             block[128 + part * 32..].first_chunk().expect("64 bytes of high bits");
         let out = &mut unit[b * code_bytes..][..code_bytes];
-        let nibbles = if quarter < 2 {
-            paired_nibbles(|i| low[i])
-        } else {
-            paired_nibbles(|i| low[i] >> 4)
-        };
+        let nibbles =
+            if quarter < 2 { paired_nibbles(|i| low[i]) } else { paired_nibbles(|i| low[i] >> 4) };
         spread(&nibbles, lane, out);
         // Groups 0 to 3 fill the bit pairs of the first vector, groups 4 to 7 of the second.
         let mut planes = [0u8; 8];
@@ -215,9 +211,7 @@ fn unpack_simple(format: Format, unit: &[u8], lane: usize, out: &mut [f32]) {
         let codes = &unit[b * code_bytes..];
         for (i, out) in out.iter_mut().enumerate() {
             *out = match format {
-                Format::Q8_0 => {
-                    scale * f32::from(codes[i / 4 * VECTOR + 4 * lane + i % 4] as i8)
-                }
+                Format::Q8_0 => scale * f32::from(codes[i / 4 * VECTOR + 4 * lane + i % 4] as i8),
                 Format::Q4_0 => scale * (f32::from(code(format, codes, lane, i)) - 8.0),
                 Format::Q5_0 => scale * (f32::from(code(format, codes, lane, i)) - 16.0),
                 _ => {

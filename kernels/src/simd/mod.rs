@@ -10,7 +10,7 @@ pub(crate) mod portable;
 pub(crate) mod x86;
 
 /// Lanes of [`Simd::F`] and [`Simd::I`], and rows of a panel.
-pub const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// An instruction set: a zero-sized token whose methods are single instructions, or the shortest
 /// sequence that does the same.

@@ -87,11 +87,23 @@ impl<R: Reg, const N: usize> Wide<R, N> {
 /// The same instruction on each register: `lift!(r => e)` is `[e with r = 0, ...]`.
 macro_rules! lift {
     ($r:ident => $e:expr) => {{
-        let mut out = [{ let $r = 0; $e }; N];
-        if N > 1 { let $r = 1; out[$r] = $e; }
+        let mut out = [{
+            let $r = 0;
+            $e
+        }; N];
+        if N > 1 {
+            let $r = 1;
+            out[$r] = $e;
+        }
         if N > 2 {
-            { let $r = 2; out[$r] = $e; }
-            { let $r = 3; out[$r] = $e; }
+            {
+                let $r = 2;
+                out[$r] = $e;
+            }
+            {
+                let $r = 3;
+                out[$r] = $e;
+            }
         }
         out
     }};
@@ -116,6 +128,7 @@ macro_rules! lifted_shift {
 }
 
 // SAFETY: every method is its register's, on each part of the vector.
+#[allow(unused_variables, reason = "constants are the same in every register")]
 unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     type B = [R::I; N];
     type I = [R::I; N];
