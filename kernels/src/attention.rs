@@ -826,6 +826,18 @@ pub(crate) mod tests {
     use crate::kv::{kv_load, kv_store};
     use crate::simd::portable::Portable;
 
+    /// One copy of the code for each instruction set and tile: it takes long to compile.
+    #[inline(never)]
+    unsafe fn attend_outlined<S: Simd, const TILE: usize>(
+        s: S,
+        a: &Attend<'_>,
+        out: AttendOut<'_>,
+        scratch: &mut [f32],
+    ) {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { attend::<S, TILE>(s, a, out, scratch) };
+    }
+
     /// A head's keys and values, queries and what they see.
     #[derive(Clone, Debug)]
     pub(crate) struct Case {
@@ -888,7 +900,7 @@ pub(crate) mod tests {
         pub(crate) fn run<S: Simd, const TILE: usize>(&self, s: S) -> Vec<f32> {
             run(s, &self.args(), self.width(), |s, a, out, scratch| {
                 // SAFETY: the caller's token vouches for the CPU.
-                unsafe { attend::<S, TILE>(s, a, out, scratch) };
+                unsafe { attend_outlined::<S, TILE>(s, a, out, scratch) };
             })
         }
 
@@ -902,7 +914,7 @@ pub(crate) mod tests {
             for (chunk, partials) in partials.chunks_exact_mut(rows * partial).enumerate() {
                 let out = AttendOut::Chunk { chunk, partials };
                 // SAFETY: the caller's token vouches for the CPU.
-                unsafe { attend::<S, TILE>(s, &self.args(), out, &mut scratch) };
+                unsafe { attend_outlined::<S, TILE>(s, &self.args(), out, &mut scratch) };
             }
             let mut out = vec![f32::NAN; self.spans.len() * self.width()];
             let to = HeadRowsMut::new(&mut out, self.width());
@@ -928,7 +940,7 @@ pub(crate) mod tests {
                     a.q_stride = head_dim;
                     all.extend(run(s, &a, head_dim, |s, a, out, scratch| {
                         // SAFETY: the caller's token vouches for the CPU.
-                        unsafe { attend::<S, TILE>(s, a, out, scratch) };
+                        unsafe { attend_outlined::<S, TILE>(s, a, out, scratch) };
                     }));
                 }
             }

@@ -116,7 +116,7 @@ impl KvLayout {
 /// How codes become floats: one type for each [`KvType`].
 ///
 /// # Safety
-/// `BYTES` is what an element takes, and `load` reads sixteen of them.
+/// `BYTES` is what an element takes, at most 4; `load` reads and `store` writes sixteen of them.
 pub(crate) unsafe trait Code {
     const BYTES: usize;
     const SCALED: bool;
@@ -126,6 +126,12 @@ pub(crate) unsafe trait Code {
     /// # Safety
     /// `p` is valid for sixteen codes, and as for every method of [`Simd`].
     unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F;
+
+    /// Writes sixteen codes, of `x` times `inverse` where codes are scaled.
+    ///
+    /// # Safety
+    /// `p` is valid for sixteen codes, and as for every method of [`Simd`].
+    unsafe fn store<S: Simd>(s: S, p: *mut u8, x: S::F, inverse: f32);
 }
 
 pub(crate) struct F32;
@@ -142,6 +148,12 @@ unsafe impl Code for F32 {
         // SAFETY: the caller's contract; loads need no alignment.
         unsafe { s.f_load(p.cast()) }
     }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut u8, x: S::F, _inverse: f32) {
+        // SAFETY: the caller's contract; stores need no alignment.
+        unsafe { s.f_store(p.cast(), x) }
+    }
 }
 
 // SAFETY: 16 x 2 bytes.
@@ -154,6 +166,12 @@ unsafe impl Code for F16 {
         // SAFETY: the caller's contract; loads need no alignment.
         unsafe { s.f_load_f16(p.cast()) }
     }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut u8, x: S::F, _inverse: f32) {
+        // SAFETY: the caller's contract; stores need no alignment.
+        unsafe { s.f_store_f16(p.cast(), x) }
+    }
 }
 
 // SAFETY: 16 bytes.
@@ -165,6 +183,16 @@ unsafe impl Code for Q8 {
     unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
         // SAFETY: the caller's contract.
         unsafe { s.i_to_f(s.i_load_i8(p.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut u8, x: S::F, inverse: f32) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            // A subnormal scale may have been rounded down by far: hence the clamp.
+            let x = s.f_max(s.f_splat(-127.0), s.f_mul(x, s.f_splat(inverse)));
+            s.i_store_i8(p.cast(), s.f_to_i(s.f_min(s.f_splat(127.0), x)));
+        }
     }
 }
 
@@ -188,91 +216,99 @@ pub(crate) unsafe fn kv_store<S: Simd>(
     layout.check(k_region, v_region);
     assert!(pos < layout.positions, "position {pos} of {}", layout.positions);
     assert!(k.len() == layout.head_dim && v.len() == layout.head_dim, "lengths of k and v");
-    let (panel, lane) = (pos / LANES, pos % LANES);
-    let (size, scales) = (layout.code_bytes(), layout.scale_bytes());
-    let mut d = 0;
-    while d < layout.head_dim {
-        let n = if layout.head_dim - d < BLOCK { layout.head_dim - d } else { BLOCK };
-        // SAFETY: the regions hold panel `pos / 16`, `d + n <= head_dim`, and the codes of the
-        // block, in the buffer, are `BLOCK` elements of at most 4 bytes.
-        unsafe {
-            let mut codes = [0u8; BLOCK * 4];
+    // SAFETY: the asserts above are what `store` asks for.
+    unsafe {
+        match layout.ty {
+            KvType::F32 => store::<S, F32, u32>(s, layout, k_region, v_region, pos, k, v),
+            KvType::F16 => store::<S, F16, u16>(s, layout, k_region, v_region, pos, k, v),
+            KvType::Q8_0 => store::<S, Q8, u8>(s, layout, k_region, v_region, pos, k, v),
+        }
+    }
+}
 
-            let at = k_region.as_mut_ptr().add(panel * layout.k_panel_bytes());
-            let scale = encode(s, layout.ty, k.as_ptr().add(d), n, &mut codes);
-            if scales > 0 {
-                let place = at.add((d / BLOCK * LANES + lane) * 2);
-                place.cast::<u16>().write_unaligned(scale);
+/// [`kv_store`] for codes of `C`, whose bits are a `U`.
+///
+/// # Safety
+/// The arguments have been checked, `C` is the code of the layout and `U` of the same size; and as
+/// for every method of [`Simd`].
+#[inline(always)]
+unsafe fn store<S: Simd, C: Code, U: Copy>(
+    s: S,
+    layout: KvLayout,
+    k_region: &mut [u8],
+    v_region: &mut [u8],
+    pos: usize,
+    k: &[f32],
+    v: &[f32],
+) {
+    const { assert!(size_of::<U>() == C::BYTES) };
+    let (panel, lane) = (pos / LANES, pos % LANES);
+    // SAFETY: the regions hold panel `pos / 16`, `d + n <= head_dim`, and the codes of a block, in
+    // the buffer, are `BLOCK` elements of at most 4 bytes.
+    unsafe {
+        let k_at = k_region.as_mut_ptr().add(panel * layout.k_panel_bytes());
+        let v_at = v_region.as_mut_ptr().add(panel * layout.v_panel_bytes());
+        let k_codes = k_at.add(layout.scale_bytes()).cast::<U>();
+        let v_codes = v_at.add(layout.scale_bytes()).cast::<U>();
+        let mut d = 0;
+        while d < layout.head_dim {
+            let n = if layout.head_dim - d < BLOCK { layout.head_dim - d } else { BLOCK };
+            let scale_at = (d / BLOCK * LANES + lane) * 2;
+            let mut codes = [0u8; BLOCK * 4];
+            let from = codes.as_mut_ptr().cast::<U>();
+
+            let scale = encode::<S, C>(s, k.as_ptr().add(d), n, codes.as_mut_ptr());
+            if C::SCALED {
+                k_at.add(scale_at).cast::<u16>().write_unaligned(scale);
             }
             let mut i = 0;
             while i < n {
-                let from = codes.as_ptr().add(i * size);
-                let to = at.add(scales + ((d + i) * LANES + lane) * size);
-                to.copy_from_nonoverlapping(from, size);
+                let code = from.add(i).read_unaligned();
+                k_codes.add((d + i) * LANES + lane).write_unaligned(code);
                 i += 1;
             }
 
-            let at = v_region.as_mut_ptr().add(panel * layout.v_panel_bytes());
-            let scale = encode(s, layout.ty, v.as_ptr().add(d), n, &mut codes);
-            if scales > 0 {
-                let place = at.add((d / BLOCK * LANES + lane) * 2);
-                place.cast::<u16>().write_unaligned(scale);
+            let scale = encode::<S, C>(s, v.as_ptr().add(d), n, codes.as_mut_ptr());
+            if C::SCALED {
+                v_at.add(scale_at).cast::<u16>().write_unaligned(scale);
             }
             // The padding of a row is written too, as zeros.
-            let to = at.add(scales + (lane * layout.v_row() + d) * size);
-            to.copy_from_nonoverlapping(codes.as_ptr(), n.next_multiple_of(LANES) * size);
+            let mut i = 0;
+            while i < n.next_multiple_of(LANES) {
+                let code = from.add(i).read_unaligned();
+                v_codes.add(lane * layout.v_row() + d + i).write_unaligned(code);
+                i += 1;
+            }
+            d += BLOCK;
         }
-        d += BLOCK;
     }
 }
 
 /// Encodes `n` elements, at most 32, and zeros up to 32; gives the bits of the scale.
 ///
 /// # Safety
-/// `x` is valid for `n` elements, and as for every method of [`Simd`].
+/// `x` is valid for `n` elements and `codes` for 32 codes; and as for every method of [`Simd`].
 #[inline(always)]
-unsafe fn encode<S: Simd>(
-    s: S,
-    ty: KvType,
-    x: *const f32,
-    n: usize,
-    codes: &mut [u8; BLOCK * 4],
-) -> u16 {
-    let p = codes.as_mut_ptr();
-    // SAFETY: reads stay below `n`; `codes` holds twice sixteen elements of each type.
+unsafe fn encode<S: Simd, C: Code>(s: S, x: *const f32, n: usize, codes: *mut u8) -> u16 {
+    // SAFETY: reads stay below `n`; `codes` holds twice sixteen codes.
     unsafe {
         let low = ops::load(s, x, n, 0.0);
         let high =
             if n > LANES { ops::load(s, x.add(LANES), n - LANES, 0.0) } else { s.f_splat(0.0) };
-        match ty {
-            KvType::F32 => {
-                s.f_store(p.cast(), low);
-                s.f_store(p.cast::<f32>().add(LANES), high);
-                0
-            }
-            KvType::F16 => {
-                s.f_store_f16(p.cast(), low);
-                s.f_store_f16(p.cast::<u16>().add(LANES), high);
-                0
-            }
-            KvType::Q8_0 => {
-                let most = s.f_greatest(s.f_max(s.f_abs(low), s.f_abs(high)));
-                // The codes are for the scale as it is stored, half a float.
-                let mut scale = [0u16; LANES];
-                s.f_store_f16(scale.as_mut_ptr(), s.f_splat(most / 127.0));
-                let mut stored = [0.0f32; LANES];
-                s.f_store(stored.as_mut_ptr(), s.f_load_f16(scale.as_ptr()));
-                let inverse = if stored[0] > 0.0 { 1.0 / stored[0] } else { 0.0 };
-                let inverse = s.f_splat(inverse);
-                // A subnormal scale may be rounded down by far: hence the clamp.
-                let (least, greatest) = (s.f_splat(-127.0), s.f_splat(127.0));
-                let low = s.f_min(greatest, s.f_max(least, s.f_mul(low, inverse)));
-                let high = s.f_min(greatest, s.f_max(least, s.f_mul(high, inverse)));
-                s.i_store_i8(p.cast(), s.f_to_i(low));
-                s.i_store_i8(p.cast::<i8>().add(LANES), s.f_to_i(high));
-                scale[0]
-            }
-        }
+        let (scale, inverse) = if C::SCALED {
+            let most = s.f_greatest(s.f_max(s.f_abs(low), s.f_abs(high)));
+            // The codes are for the scale as it is stored, half a float.
+            let mut scale = [0u16; LANES];
+            s.f_store_f16(scale.as_mut_ptr(), s.f_splat(most / 127.0));
+            let mut stored = [0.0f32; LANES];
+            s.f_store(stored.as_mut_ptr(), s.f_load_f16(scale.as_ptr()));
+            (scale[0], if stored[0] > 0.0 { 1.0 / stored[0] } else { 0.0 })
+        } else {
+            (0, 1.0)
+        };
+        C::store(s, codes, low, inverse);
+        C::store(s, codes.add(LANES * C::BYTES), high, inverse);
+        scale
     }
 }
 
