@@ -98,6 +98,14 @@ macro_rules! ops {
         /// If a length or the position does not fit the layout.
         fn kv_store(layout: KvLayout, k_region: &mut [u8], v_region: &mut [u8], position: usize,
             k: &[f32], v: &[f32]) = kv::kv_store;
+        /// Reads back what [`kv_store`](Self::kv_store) wrote, as floats.
+        ///
+        /// # Panics
+        /// If a length or the position does not fit the layout.
+        fn kv_load(layout: KvLayout, k_region: &[u8], v_region: &[u8], position: usize,
+            k: &mut [f32], v: &mut [f32]) = kv::kv_load;
+        /// `x = cap tanh(x / cap)`, element by element.
+        fn softcap(cap: f32, x: &mut [f32]) = ops::softcap;
         /// Softmax attention of the query heads that share a key/value head; see [`Attend`].
         ///
         /// # Panics
@@ -174,7 +182,7 @@ macro_rules! entries {
 
 /// The entry points of an instruction set: one function per op and format, each with the
 /// features enabled and everything else inlined into it. `rows`: how many rows of activations
-/// a product keeps in registers (1, 2, 4, 8 or 12); `tile`: how many of queries.
+/// a product keeps in registers (2, 4, 8 or 12); `tile`: how many of queries.
 macro_rules! tier {
     ($module:ident, $isa:ident, [$($feature:literal),*], $token:expr,
      rows $max:literal, tile $tile:literal) => {
@@ -207,7 +215,7 @@ macro_rules! tier {
     };
 }
 
-tier!(portable, Portable, [], Portable, rows 4, tile 1);
+tier!(portable, Portable, [], Portable, rows 4, tile 2);
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::*;

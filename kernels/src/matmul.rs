@@ -53,7 +53,7 @@ pub(crate) trait Weight {
     ) -> [S::F; MR];
 }
 
-/// Runs a product, at most `MAX` (1, 2, 4, 8 or 12) rows in registers at a time. A row gets the
+/// Runs a product, at most `MAX` (2, 4, 8 or 12) rows in registers at a time. A row gets the
 /// same bits whatever rows are beside it.
 ///
 /// # Safety
@@ -71,20 +71,15 @@ pub(crate) unsafe fn matmul<S: Simd, W: Weight, const MAX: usize, const FUSED: b
             tile::<S, W, MAX, FUSED>(s, a, p, m);
             m += MAX;
         }
-        if MAX > 8 && m + 8 <= a.rows {
-            tile::<S, W, 8, FUSED>(s, a, p, m);
-            m += 8;
-        }
-        if MAX > 4 && m + 4 <= a.rows {
+        // Four at a time, then one: more sizes cost compile time and code, and a panel that was
+        // just read is in the cache.
+        while MAX > 4 && m + 4 <= a.rows {
             tile::<S, W, 4, FUSED>(s, a, p, m);
             m += 4;
         }
-        if MAX > 2 && m + 2 <= a.rows {
-            tile::<S, W, 2, FUSED>(s, a, p, m);
-            m += 2;
-        }
-        if MAX > 1 && m < a.rows {
+        while MAX > 1 && m < a.rows {
             tile::<S, W, 1, FUSED>(s, a, p, m);
+            m += 1;
         }
         p += 1;
     }

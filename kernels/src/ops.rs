@@ -345,36 +345,6 @@ pub(crate) unsafe fn add<S: Simd>(_s: S, acc: &mut [f32], x: &[f32]) {
     }
 }
 
-/// `acc += scale * x`, element by element.
-///
-/// # Panics
-/// If the lengths differ.
-///
-/// # Safety
-/// As for every method of [`Simd`].
-#[inline(always)]
-pub(crate) unsafe fn scale_add<S: Simd>(_s: S, acc: &mut [f32], x: &[f32], scale: f32) {
-    assert_eq!(acc.len(), x.len(), "lengths of acc and x");
-    let mut i = 0;
-    while i < x.len() {
-        acc[i] += scale * x[i];
-        i += 1;
-    }
-}
-
-/// `x *= scale`, element by element.
-///
-/// # Safety
-/// As for every method of [`Simd`].
-#[inline(always)]
-pub(crate) unsafe fn scale<S: Simd>(_s: S, x: &mut [f32], scale: f32) {
-    let mut i = 0;
-    while i < x.len() {
-        x[i] *= scale;
-        i += 1;
-    }
-}
-
 /// Softmax of a row, in place. Elements may be negative infinity, which become 0, but not all.
 ///
 /// # Safety
@@ -407,64 +377,6 @@ pub(crate) unsafe fn softmax<S: Simd>(s: S, x: &mut [f32]) {
             store(s, p.add(i), n - i, s.f_div(load(s, p.add(i), n - i, 0.0), total));
             i += LANES;
         }
-    }
-}
-
-/// Rounds a row to half floats (bits), to nearest even.
-///
-/// # Panics
-/// If the lengths differ.
-///
-/// # Safety
-/// As for every method of [`Simd`].
-#[inline(always)]
-pub(crate) unsafe fn to_f16<S: Simd>(s: S, x: &[f32], out: &mut [u16]) {
-    let n = x.len();
-    assert_eq!(n, out.len(), "lengths of x and out");
-    let mut i = 0;
-    while i < n {
-        // SAFETY: `i < n`, the length of both; the buffer has sixteen lanes.
-        unsafe {
-            let v = load(s, x.as_ptr().add(i), n - i, 0.0);
-            let out = out.as_mut_ptr().add(i);
-            if n - i >= LANES {
-                s.f_store_f16(out, v);
-            } else {
-                let mut lanes = [0u16; LANES];
-                s.f_store_f16(lanes.as_mut_ptr(), v);
-                out.copy_from_nonoverlapping(lanes.as_ptr(), n - i);
-            }
-        }
-        i += LANES;
-    }
-}
-
-/// Widens a row of half floats (bits).
-///
-/// # Panics
-/// If the lengths differ.
-///
-/// # Safety
-/// As for every method of [`Simd`].
-#[inline(always)]
-pub(crate) unsafe fn from_f16<S: Simd>(s: S, x: &[u16], out: &mut [f32]) {
-    let n = x.len();
-    assert_eq!(n, out.len(), "lengths of x and out");
-    let mut i = 0;
-    while i < n {
-        // SAFETY: `i < n`, the length of both; the buffer has sixteen lanes.
-        unsafe {
-            let x = x.as_ptr().add(i);
-            let v = if n - i >= LANES {
-                s.f_load_f16(x)
-            } else {
-                let mut lanes = [0u16; LANES];
-                x.copy_to_nonoverlapping(lanes.as_mut_ptr(), n - i);
-                s.f_load_f16(lanes.as_ptr())
-            };
-            store(s, out.as_mut_ptr().add(i), n - i, v);
-        }
-        i += LANES;
     }
 }
 
@@ -552,22 +464,9 @@ pub(crate) mod tests {
         // SAFETY: as above.
         unsafe {
             add(s, &mut out, y);
-            scale_add(s, &mut out, y, 0.5);
-            scale(s, &mut out, 2.0);
         }
         for i in 0..n {
-            assert_eq!(out[i], (x[i] + y[i] + 0.5 * y[i]) * 2.0);
-        }
-
-        let mut halves = vec![0u16; n];
-        // SAFETY: as above.
-        unsafe {
-            to_f16(s, x, &mut halves);
-            from_f16(s, &halves, &mut out);
-        }
-        for i in 0..n {
-            assert_eq!(halves[i], half::f16::from_f32(x[i]).to_bits());
-            assert_eq!(out[i], half::f16::from_f32(x[i]).to_f32());
+            assert_eq!(out[i], x[i] + y[i]);
         }
     }
 

@@ -84,8 +84,6 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn i_sub(self, a: Self::I, b: Self::I) -> Self::I;
     unsafe fn i_and(self, a: Self::I, b: Self::I) -> Self::I;
     unsafe fn i_shl<const N: i32>(self, a: Self::I) -> Self::I;
-    /// Shifts zeros in.
-    unsafe fn i_shr<const N: i32>(self, a: Self::I) -> Self::I;
     /// Sixteen signed bytes, widened.
     unsafe fn i_load_i8(self, p: *const i8) -> Self::I;
     /// Sixteen unsigned bytes, widened.
@@ -97,7 +95,6 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn i_store_i8(self, p: *mut i8, a: Self::I);
     /// The same 64 bytes.
     unsafe fn i_from_b(self, a: Self::B) -> Self::I;
-    unsafe fn i_from_bits(self, a: Self::F) -> Self::I;
     unsafe fn f_from_bits(self, a: Self::I) -> Self::F;
 
     // Sixteen f32

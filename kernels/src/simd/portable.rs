@@ -161,10 +161,6 @@ unsafe impl Simd for Portable {
         lanes!(i => a[i] << N)
     }
     #[inline(always)]
-    unsafe fn i_shr<const N: i32>(self, a: Self::I) -> Self::I {
-        lanes!(i => (a[i] as u32 >> N) as i32)
-    }
-    #[inline(always)]
     unsafe fn i_load_i8(self, p: *const i8) -> Self::I {
         lanes!(i => i32::from(p.add(i).read()))
     }
@@ -189,10 +185,6 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     unsafe fn i_from_b(self, a: Self::B) -> Self::I {
         lanes!(i => i32::from_le_bytes([a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3]]))
-    }
-    #[inline(always)]
-    unsafe fn i_from_bits(self, a: Self::F) -> Self::I {
-        lanes!(i => a[i].to_bits() as i32)
     }
     #[inline(always)]
     unsafe fn f_from_bits(self, a: Self::I) -> Self::F {

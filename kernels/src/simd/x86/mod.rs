@@ -35,7 +35,6 @@ pub(crate) unsafe trait Reg: Copy {
     unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn shr16<const N: i32>(a: Self::I) -> Self::I;
     unsafe fn shl16<const N: i32>(a: Self::I) -> Self::I;
-    unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I;
     unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I;
     unsafe fn add32(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn sub32(a: Self::I, b: Self::I) -> Self::I;
@@ -152,7 +151,6 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
         i_and(a: I, b: I) -> I = and;
         i_to_f(a: I) -> F = to_f;
         f_to_i(a: F) -> I = to_i;
-        i_from_bits(a: F) -> I = bits_i;
         f_from_bits(a: I) -> F = bits_f;
         f_add(a: F, b: F) -> F = addf;
         f_sub(a: F, b: F) -> F = subf;
@@ -165,7 +163,6 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     lifted_shift! {
         b_shr(B) = shr16;
         b_shl(B) = shl16;
-        i_shr(I) = shr32;
         i_shl(I) = shl32;
     }
 

@@ -51,10 +51,6 @@ macro_rules! sse_common {
             _mm_slli_epi16::<N>(a)
         }
         #[inline(always)]
-        unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {
-            _mm_srli_epi32::<N>(a)
-        }
-        #[inline(always)]
         unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
             _mm_slli_epi32::<N>(a)
         }

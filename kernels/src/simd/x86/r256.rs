@@ -30,10 +30,6 @@ macro_rules! avx2_common {
             _mm256_slli_epi16::<N>(a)
         }
         #[inline(always)]
-        unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {
-            _mm256_srli_epi32::<N>(a)
-        }
-        #[inline(always)]
         unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
             _mm256_slli_epi32::<N>(a)
         }

@@ -30,10 +30,6 @@ macro_rules! avx512_common {
             _mm512_sll_epi16(a, _mm_cvtsi32_si128(N))
         }
         #[inline(always)]
-        unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {
-            _mm512_srl_epi32(a, _mm_cvtsi32_si128(N))
-        }
-        #[inline(always)]
         unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
             _mm512_sll_epi32(a, _mm_cvtsi32_si128(N))
         }
