@@ -1,10 +1,36 @@
 //! goldcrest: a compact transformer inference engine.
+//!
+//! Loads GGUF files and Hugging Face folders and runs them on the CPU, quantised or not, with
+//! SIMD kernels that are chosen at run time.
+//!
+//! ```no_run
+//! use goldcrest::{Model, SamplingParams};
+//!
+//! let model = Model::open("model.gguf")?; // what the file is, is told from its content
+//! let mut session = model.session()?; // owns its keys and values; the model is shared
+//! session.push(&model.tokenizer()?.encode("Once upon a time")?)?;
+//! let params = SamplingParams { temperature: 0.7, seed: Some(1), ..Default::default() };
+//! for token in session.generate(params)? {
+//!     print!("{}", token?.text); // never splits a character
+//! }
+//! println!("\n{}", session.stats());
+//! # Ok::<(), goldcrest::Error>(())
+//! ```
 
+mod cache;
 mod config;
 mod error;
 pub mod load;
+mod model;
+mod sample;
+mod session;
+mod threads;
 pub mod tokenizer;
 
 pub use config::{ARCHS, Arch, ArchRow, Config, Rope, RopeScaling, RopeStyle};
 pub use error::{Error, ErrorKind, Result};
+pub use goldcrest_kernels::{Format, Isa, KvType};
+pub use model::{Loader, Model};
+pub use sample::SamplingParams;
+pub use session::{CancelToken, Generator, Session, SessionOptions, Stats, StopReason, Token};
 pub use tokenizer::{Decoder, EncodeOptions, Tokenizer};

@@ -6,6 +6,7 @@
 //! model's own tokenizer (Hugging Face's) is right.
 
 mod bpe;
+mod checkpoint;
 mod decoder;
 mod eog;
 mod external;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 pub mod gguf;
+pub mod reference;
 pub mod safetensors;
 
 /// The folder of test assets: `$GOLDCREST_ASSETS`, or `../shared/assets` beside the checkout.

@@ -1,0 +1,330 @@
+//! Models: weights ready to run, and how to load them.
+
+mod attention;
+mod forward;
+mod rope;
+mod scratch;
+mod weights;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use goldcrest_kernels::{Format, Isa, Kernels, KvType};
+
+use crate::config::Config;
+use crate::error::{Error, Result, config_error, input_error, unsupported};
+use crate::load::{Checkpoint, ReadOptions};
+use crate::session::{Session, SessionOptions};
+use crate::threads::{Team, default_threads, lock};
+use crate::tokenizer::Tokenizer;
+pub(crate) use forward::Pass;
+use forward::{Engine, Graph};
+use rope::RopeTable;
+pub(crate) use scratch::BATCH;
+use scratch::{Scratch, Wanted};
+use weights::Weights;
+
+/// The environment variable that chooses the instruction set where the program does not.
+const ISA_VARIABLE: &str = "GOLDCREST_ISA";
+/// The context where the caller does not say, if the model has that much.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// A loaded model: immutable, shared between threads, cheap to clone.
+///
+/// Forward passes of all its sessions run on one team of worker threads, one pass at a time; two
+/// sessions in two threads take turns.
+///
+/// ```no_run
+/// use goldcrest::{Model, SamplingParams};
+///
+/// let model = Model::open("model.gguf")?;
+/// let mut session = model.session()?;
+/// session.push(&model.tokenizer()?.encode("Once upon a time")?)?;
+/// for token in session.generate(SamplingParams::default())? {
+///     print!("{}", token?.text);
+/// }
+/// # Ok::<(), goldcrest::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    graph: Graph,
+    tokenizer: Option<Tokenizer>,
+    tokenizer_error: Option<String>,
+    end_ids: Vec<u32>,
+    context: usize,
+    kv: KvType,
+    threads: usize,
+    engine: Mutex<Engine>,
+}
+
+impl Model {
+    /// Loads a GGUF file or a Hugging Face folder with the defaults of [`loader`](Self::loader).
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::loader(path).load()
+    }
+
+    /// Says how to load the file or folder at `path`.
+    pub fn loader(path: impl AsRef<Path>) -> Loader {
+        Loader {
+            path: path.as_ref().to_path_buf(),
+            threads: None,
+            context: None,
+            isa: None,
+            kv: KvType::F16,
+            mmap: true,
+            quantize: None,
+            progress: Box::new(|_, _| ()),
+        }
+    }
+
+    /// The file or folder that the model came from.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// The model's dimensions and constants.
+    pub fn config(&self) -> &Config {
+        &self.0.graph.config
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tokenizer`](crate::ErrorKind::Tokenizer) when the file has none, or one that
+    /// is not understood; ids still run.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.0.tokenizer.as_ref().ok_or_else(|| {
+            let why = self.0.tokenizer_error.as_deref().unwrap_or("the model has no tokenizer");
+            crate::error::tokenizer_error(why).at(&self.0.path)
+        })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.0.graph.kernels.isa()
+    }
+
+    /// Worker threads of a forward pass.
+    pub fn threads(&self) -> usize {
+        self.0.threads
+    }
+
+    /// Positions of a session's context, unless it asks for fewer.
+    pub fn context(&self) -> usize {
+        self.0.context
+    }
+
+    /// The number format of keys and values.
+    pub fn kv(&self) -> KvType {
+        self.0.kv
+    }
+
+    /// Bytes of weights that a decoded token reads.
+    pub fn weight_bytes(&self) -> u64 {
+        self.0.graph.weights.bytes_per_token
+    }
+
+    /// A session with an empty context.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when there is no memory for its keys and values.
+    pub fn session(&self) -> Result<Session> {
+        self.session_with(SessionOptions::default())
+    }
+
+    /// A session of its own size.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session), and [`ErrorKind::Input`](crate::ErrorKind::Input) for a
+    /// context of 0 or beyond the model's.
+    pub fn session_with(&self, options: SessionOptions) -> Result<Session> {
+        Session::new(self.clone(), options)
+    }
+
+    /// Runs a pass on the model's team, when it is free.
+    pub(crate) fn run(&self, pass: Pass<'_>) -> Result<()> {
+        self.0.graph.run(&mut lock(&self.0.engine), pass)
+    }
+
+    /// Tokens that end a generation: the tokenizer's, and those that the checkpoint lists.
+    pub(crate) fn end_ids(&self) -> &[u32] {
+        &self.0.end_ids
+    }
+
+    pub(crate) fn kernels(&self) -> &'static Kernels {
+        self.0.graph.kernels
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("path", &self.0.path)
+            .field("config", self.config())
+            .field("isa", &self.isa())
+            .field("threads", &self.0.threads)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How to load a model; made by [`Model::loader`].
+///
+/// ```no_run
+/// use goldcrest::{Isa, Model};
+/// let model = Model::loader("model.gguf").threads(4).context(2048).isa(Isa::Avx2).load()?;
+/// # Ok::<(), goldcrest::Error>(())
+/// ```
+#[must_use = "nothing is loaded before `load`"]
+pub struct Loader {
+    path: PathBuf,
+    threads: Option<usize>,
+    context: Option<usize>,
+    isa: Option<Isa>,
+    kv: KvType,
+    mmap: bool,
+    quantize: Option<Format>,
+    progress: Box<dyn Fn(u64, u64) + Sync>,
+}
+
+impl Loader {
+    /// Worker threads, the caller's included. Default: the physical cores that the process may use.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Positions of a context. Default: the model's, 4096 at most.
+    pub fn context(mut self, context: usize) -> Self {
+        self.context = Some(context);
+        self
+    }
+
+    /// The instruction set. Default: what `GOLDCREST_ISA` names, else the best of this machine.
+    pub fn isa(mut self, isa: Isa) -> Self {
+        self.isa = Some(isa);
+        self
+    }
+
+    /// The number format of keys and values. Default: half floats.
+    pub fn kv(mut self, kv: KvType) -> Self {
+        self.kv = kv;
+        self
+    }
+
+    /// Whether to map the file (the default, see [`ReadOptions::mmap`]) or read it.
+    pub fn mmap(mut self, mmap: bool) -> Self {
+        self.mmap = mmap;
+        self
+    }
+
+    /// Quantises float matrices while they are packed, to [`Format::Q8_0`] or [`Format::Q4_0`].
+    ///
+    /// Matrices that the file has quantised already, and those whose width is no multiple of the
+    /// format's block, stay as they are. The output matrix gets 8 bits at least.
+    pub fn quantize(mut self, format: Format) -> Self {
+        self.quantize = Some(format);
+        self
+    }
+
+    /// Is told how many bytes are packed, and of how many, from time to time.
+    pub fn progress(mut self, progress: impl Fn(u64, u64) + Sync + 'static) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`] and [`Checkpoint::config`];
+    /// [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) for a tensor that is missing, misshapen or
+    /// not finite; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type without
+    /// kernels or an instruction set that this machine lacks;
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) for settings out of range.
+    pub fn load(self) -> Result<Model> {
+        let kernels = choose_kernels(self.isa)?;
+        if let Some(format) = self.quantize
+            && !matches!(format, Format::Q8_0 | Format::Q4_0)
+        {
+            return Err(input_error(format!(
+                "weights are quantised to Q8_0 or Q4_0, not {format}"
+            )));
+        }
+        let checkpoint = Checkpoint::open(&self.path, &ReadOptions { mmap: self.mmap })?;
+        let config = checkpoint.config()?;
+        let context = choose_context(self.context, &config)?;
+        let (tokenizer, tokenizer_error) = match Tokenizer::from_checkpoint(&checkpoint) {
+            Ok(tokenizer) => (tokenizer, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        if let Some(tokenizer) = &tokenizer
+            && tokenizer.vocab_size() > config.vocab_size
+        {
+            return Err(config_error(format!(
+                "the tokenizer has {} tokens, the embedding only {} rows",
+                tokenizer.vocab_size(),
+                config.vocab_size
+            ))
+            .at(&self.path));
+        }
+        let mut end_ids = checkpoint.generation_defaults()?.eos;
+        end_ids.extend(tokenizer.iter().flat_map(Tokenizer::eog_ids));
+        let threads = match self.threads {
+            Some(0) => return Err(input_error("0 threads cannot run anything")),
+            Some(threads) => threads,
+            None => default_threads(),
+        };
+        let weights = Weights::load(checkpoint, &config, self.quantize, &*self.progress)
+            .map_err(|error| error.at(&self.path))?;
+        let rope = RopeTable::new(&config.rope, context);
+        let wanted = Wanted::new(&weights);
+        let engine = Engine { team: Team::new(threads)?, scratch: Scratch::default() };
+        Ok(Model(Arc::new(Inner {
+            path: self.path,
+            graph: Graph { config, weights, kernels, rope, wanted },
+            tokenizer,
+            tokenizer_error,
+            end_ids,
+            context,
+            kv: self.kv,
+            threads,
+            engine: Mutex::new(engine),
+        })))
+    }
+}
+
+fn choose_kernels(isa: Option<Isa>) -> Result<&'static Kernels> {
+    let (isa, by) = match (isa, std::env::var(ISA_VARIABLE)) {
+        (Some(isa), _) => (isa, "asked for"),
+        (None, Ok(name)) if !name.is_empty() => {
+            let isa = name.parse().map_err(|error: goldcrest_kernels::UnknownIsa| {
+                input_error(format!("{ISA_VARIABLE}: {error}"))
+            })?;
+            (isa, "named by GOLDCREST_ISA")
+        }
+        _ => return Ok(Kernels::best()),
+    };
+    Kernels::for_isa(isa).ok_or_else(|| -> Error {
+        unsupported(format!(
+            "instruction set \"{isa}\", {by}, is not available on this machine (its best: {})",
+            Kernels::best().isa()
+        ))
+    })
+}
+
+fn choose_context(asked: Option<usize>, config: &Config) -> Result<usize> {
+    let longest = config.context_length;
+    match asked {
+        None => Ok(longest.min(DEFAULT_CONTEXT)),
+        Some(context) if (1..=longest).contains(&context) => Ok(context),
+        Some(context) => Err(input_error(format!(
+            "a context of {context} tokens: the model was made for 1 to {longest}"
+        ))),
+    }
+}

@@ -1,0 +1,134 @@
+//! Cosines and sines of the rotary embedding, for every position of the context.
+
+use std::f64::consts::TAU;
+
+use crate::config::{Rope, RopeScaling};
+
+/// `[context, dim / 2]` cosines and sines, computed in f64: an angle at position 100 000 has no
+/// correct digit left in f32.
+pub(crate) struct RopeTable {
+    half: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RopeTable {
+    pub(crate) fn new(rope: &Rope, context: usize) -> Self {
+        let (frequencies, factor) = frequencies(rope);
+        let angles = || (0..context).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+        let table = |f: fn(f64) -> f64| angles().map(|a| (f(a) * factor) as f32).collect();
+        Self { half: frequencies.len(), cos: table(f64::cos), sin: table(f64::sin) }
+    }
+
+    /// Cosines and sines of one position.
+    pub(crate) fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let range = position * self.half..(position + 1) * self.half;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+}
+
+/// The angle per position of each pair, and the factor on cosines and sines.
+fn frequencies(rope: &Rope) -> (Vec<f64>, f64) {
+    let (dim, theta) = (rope.dim as f64, f64::from(rope.theta));
+    let plain = (0..rope.dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim));
+    match &rope.scaling {
+        RopeScaling::None => (plain.collect(), 1.0),
+        RopeScaling::Linear { factor } => (plain.map(|f| f / f64::from(*factor)).collect(), 1.0),
+        RopeScaling::Factors(factors) => {
+            (plain.zip(factors).map(|(f, d)| f / f64::from(*d)).collect(), 1.0)
+        }
+        &RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            let [factor, low, high] = [factor, low_freq_factor, high_freq_factor].map(f64::from);
+            let stretch = |frequency: f64| {
+                // Full turns within the context of pre-training.
+                let turns = original_context as f64 * frequency / TAU;
+                let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                frequency * keep + frequency / factor * (1.0 - keep)
+            };
+            (plain.map(stretch).collect(), 1.0)
+        }
+        &RopeScaling::Yarn {
+            factor,
+            original_context,
+            beta_fast,
+            beta_slow,
+            attention_factor,
+            truncate,
+        } => {
+            let pair = |turns: f32| {
+                let length = original_context as f64 / (f64::from(turns) * TAU);
+                dim * length.ln() / (2.0 * theta.ln())
+            };
+            let (mut low, mut high) = (pair(beta_fast), pair(beta_slow));
+            if truncate {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            let (low, high) = (low.max(0.0), high.min(dim - 1.0));
+            let stretch = |(i, frequency): (usize, f64)| {
+                let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+                frequency * (1.0 - ramp) + frequency / f64::from(factor) * ramp
+            };
+            (plain.enumerate().map(stretch).collect(), f64::from(attention_factor))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RopeStyle;
+
+    fn rope(scaling: RopeScaling) -> Rope {
+        Rope { theta: 10000.0, dim: 8, style: RopeStyle::Halves, scaling }
+    }
+
+    #[test]
+    fn plain_angles() {
+        let table = RopeTable::new(&rope(RopeScaling::None), 12);
+        let (cos, sin) = table.at(10);
+        for i in 0..4 {
+            let angle = 10.0 / 10f64.powi(i);
+            assert!((f64::from(cos[i as usize]) - angle.cos()).abs() < 1e-7);
+            assert!((f64::from(sin[i as usize]) - angle.sin()).abs() < 1e-7);
+        }
+    }
+
+    #[test]
+    fn llama3_has_three_bands() {
+        // Turns within 64 positions: 10.2, 1.02, 0.10, 0.01.
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 64,
+        };
+        let (f, _) = frequencies(&rope(scaling));
+        assert_eq!(f[0], 1.0);
+        assert!(f[1] > 0.1 / 8.0 && f[1] < 0.1);
+        assert!((f[2] - 0.01 / 8.0).abs() < 1e-12 && (f[3] - 0.001 / 8.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn yarn_keeps_fast_pairs_and_divides_slow_ones() {
+        let scaling = RopeScaling::Yarn {
+            factor: 4.0,
+            original_context: 512,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            attention_factor: 1.1386,
+            truncate: true,
+        };
+        let (f, factor) = frequencies(&rope(scaling));
+        assert_eq!(f[0], 1.0);
+        assert!((f[3] - 0.001 / 4.0).abs() < 1e-12);
+        assert!((factor - 1.1386).abs() < 1e-6);
+    }
+
+    #[test]
+    fn linear_and_factors_divide() {
+        let (linear, _) = frequencies(&rope(RopeScaling::Linear { factor: 2.0 }));
+        let (factors, _) = frequencies(&rope(RopeScaling::Factors(vec![2.0; 4])));
+        assert_eq!(linear, factors);
+        assert!((linear[1] - 0.05).abs() < 1e-12);
+    }
+}

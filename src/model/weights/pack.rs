@@ -1,0 +1,93 @@
+//! Packing in parallel: the only place where the engine uses rayon.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use goldcrest_kernels::{PANEL_ROWS, pack_panel};
+use rayon::prelude::*;
+
+use super::plan::{Plan, Run, Source};
+use crate::error::{Result, unsupported};
+use crate::load::{Buffer, Checkpoint, check_finite};
+
+/// Source bytes that are packed before their pages go back to the system.
+const BATCH: usize = 16 << 20;
+
+/// Packs every run of the plan into one buffer.
+pub(super) fn pack(
+    checkpoint: &Checkpoint,
+    plan: &Plan<'_>,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Buffer> {
+    let mut buffer = Buffer::zeroed(plan.total())?;
+    let total = plan.total() as u64;
+    let done = AtomicU64::new(0);
+    progress(0, total);
+    for run in &plan.runs {
+        let out = &mut buffer.as_mut_slice()[run.offset..][..run.stride * run.panels];
+        let row_bytes: usize = run.sources.iter().map(|s| s.tensor.row_bytes()).sum();
+        let batch = (BATCH / (row_bytes * PANEL_ROWS)).max(1);
+        for (first, out) in (0..).step_by(batch).zip(out.chunks_mut(batch * run.stride)) {
+            pack_batch(checkpoint, run, first, out)?;
+            for Source { tensor, .. } in &run.sources {
+                let rows = first * PANEL_ROWS..(first + batch) * PANEL_ROWS;
+                let row = tensor.row_bytes();
+                checkpoint.release(tensor, rows.start * row..rows.end * row);
+            }
+            let now = done.fetch_add(out.len() as u64, Ordering::Relaxed) + out.len() as u64;
+            progress(now, total);
+        }
+    }
+    progress(total, total);
+    Ok(buffer)
+}
+
+/// Packs the panels from `first` on into `out`.
+fn pack_batch(checkpoint: &Checkpoint, run: &Run<'_>, first: usize, out: &mut [u8]) -> Result<()> {
+    let scratch = || (Vec::<f32>::new(), Vec::<u8>::new());
+    out.par_chunks_mut(run.stride).enumerate().try_for_each_init(scratch, |scratch, (i, out)| {
+        let mut rest = out;
+        for source in &run.sources {
+            let (panel, next) = std::mem::take(&mut rest).split_at_mut(source.matrix.panel_bytes());
+            pack_one(checkpoint, source, first + i, panel, scratch)?;
+            rest = next;
+        }
+        Ok(())
+    })
+}
+
+/// Packs one panel of one matrix.
+fn pack_one(
+    checkpoint: &Checkpoint,
+    source: &Source<'_>,
+    panel: usize,
+    out: &mut [u8],
+    (values, quantized): &mut (Vec<f32>, Vec<u8>),
+) -> Result<()> {
+    let Source { tensor, from, matrix } = source;
+    let row = tensor.row_bytes();
+    let first = panel * PANEL_ROWS;
+    let rows = PANEL_ROWS.min(matrix.rows - first);
+    let bytes = &checkpoint.data(tensor)[first * row..][..rows * row];
+    check_finite(tensor.ty, bytes).map_err(|block| {
+        let at = first + block * from.block_bytes() / row;
+        checkpoint.tensor_error(tensor, format_args!("holds NaN or infinity in row {at}"))
+    })?;
+    if matrix.format == *from {
+        pack_panel(matrix.format, matrix.k, bytes, out);
+        return Ok(());
+    }
+    values.resize(matrix.k, 0.0);
+    quantized.clear();
+    for bytes in bytes.chunks_exact(row) {
+        from.dequantize(bytes, values);
+        let start = quantized.len();
+        let len = matrix.format.row_bytes(matrix.k).unwrap_or(0);
+        quantized.resize(start + len, 0);
+        matrix
+            .format
+            .quantize(values, &mut quantized[start..])
+            .map_err(|error| unsupported(error.to_string()).because(error))?;
+    }
+    pack_panel(matrix.format, matrix.k, quantized, out);
+    Ok(())
+}

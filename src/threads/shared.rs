@@ -1,0 +1,242 @@
+//! Buffers of a forward pass: read by all workers, or written in disjoint blocks.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use goldcrest_kernels::{HeadRowsMut, Tile};
+
+use super::Worker;
+
+/// A matrix of `rows` x `stride` that the workers of a pass share.
+///
+/// Between two barriers it is either read ([`read`](Self::read)) or written through one
+/// [`Grid`], whose blocks are disjoint and handed out once each. `stamp` remembers which, and a
+/// step that breaks the rule panics before it touches the memory.
+pub(crate) struct Shared<'a, T> {
+    data: *mut T,
+    rows: usize,
+    stride: usize,
+    stamp: AtomicU64,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a `Shared` gives other threads `&[T]` and `&mut [T]` of memory that it borrows mutably,
+// under the rule above; both may cross threads when T may.
+unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
+
+/// Marks a section in which a buffer is read; grids have their own numbers below it.
+const READ: u64 = 0xf;
+/// Bits of a block's height, width and first row in a stamp.
+const BITS: u32 = 14;
+/// Where the number of the section lies in a stamp.
+const SECTION: u32 = 3 * BITS + 4;
+
+impl<'a, T> Shared<'a, T> {
+    /// `data` as rows of `stride`; a last partial row is left out.
+    pub(crate) fn new(data: &'a mut [T], stride: usize) -> Self {
+        let rows = data.len() / stride.max(1);
+        let stamp = AtomicU64::new(0);
+        Self { data: data.as_mut_ptr(), rows, stride, stamp, borrow: PhantomData }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The whole matrix, until the worker's next barrier.
+    ///
+    /// # Panics
+    /// When a worker writes the buffer in the same section.
+    pub(crate) fn read<'w>(&'w self, worker: &'w Worker<'_>) -> &'w [T] {
+        self.enter(worker, READ << (3 * BITS));
+        // SAFETY: the memory is borrowed for 'a, which outlives 'w. `enter` made sure that no
+        // grid of this section hands out blocks, and later sections begin at a barrier, which
+        // needs the worker mutably and so ends 'w.
+        unsafe { std::slice::from_raw_parts(self.data, self.rows * self.stride) }
+    }
+
+    /// Row `row` of [`read`](Self::read).
+    pub(crate) fn row<'w>(&'w self, worker: &'w Worker<'_>, row: usize) -> &'w [T] {
+        &self.read(worker)[row * self.stride..][..self.stride]
+    }
+
+    /// Cuts the matrix into blocks of `rows` x `cols`, numbered along the rows first.
+    ///
+    /// # Panics
+    /// When the buffer is read, or cut otherwise, in the same section.
+    pub(crate) fn grid<'w>(
+        &'w self,
+        worker: &'w Worker<'_>,
+        rows: usize,
+        cols: usize,
+    ) -> Grid<'w, T> {
+        self.grid_from(worker, 0, rows, cols)
+    }
+
+    /// A grid whose first block is in row `first`.
+    pub(crate) fn grid_from<'w>(
+        &'w self,
+        worker: &'w Worker<'_>,
+        first: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Grid<'w, T> {
+        let (rows, cols) = (rows.min(self.rows).max(1), cols.min(self.stride).max(1));
+        let number = worker.grids.get() + 1;
+        assert!(u64::from(number) < READ, "too many grids between two barriers");
+        worker.grids.set(number);
+        // All rows or columns are 0, so that they fit however many they are.
+        let code = |n: usize, whole: usize| if n == whole { 0 } else { n as u64 };
+        let geometry =
+            [u64::from(number), first as u64, code(rows, self.rows), code(cols, self.stride)];
+        let fits = geometry.iter().all(|&n| n < 1 << BITS);
+        assert!(fits, "blocks of {rows} x {cols} from row {first} are too large");
+        self.enter(worker, geometry.into_iter().fold(0, |stamp, n| stamp << BITS | n));
+        Grid {
+            data: self.data,
+            first,
+            rows: self.rows,
+            stride: self.stride,
+            block: (rows, cols),
+            across: self.stride.div_ceil(cols),
+            borrow: PhantomData,
+        }
+    }
+
+    /// Claims the buffer for one use in the worker's section.
+    fn enter(&self, worker: &Worker<'_>, use_: u64) {
+        let section = u64::from(worker.section) + 1;
+        assert!(section < 1 << (64 - SECTION), "too many steps in a pass");
+        let stamp = section << SECTION | use_;
+        let before = self.stamp.swap(stamp, Ordering::Relaxed);
+        // A stamp of another section is from before the last barrier: its slices are gone.
+        assert!(
+            before == stamp || before >> SECTION != section,
+            "a buffer has two uses between two barriers"
+        );
+    }
+}
+
+/// A [`Shared`] cut into blocks, each of which one claim of [`Worker::each`] gets.
+pub(crate) struct Grid<'w, T> {
+    data: *mut T,
+    first: usize,
+    rows: usize,
+    stride: usize,
+    block: (usize, usize),
+    across: usize,
+    borrow: PhantomData<&'w mut [T]>,
+}
+
+impl<'w, T> Grid<'w, T> {
+    /// The blocks `claim`, which must lie side by side or be whole rows.
+    ///
+    /// # Safety
+    /// No block is asked for twice between two barriers.
+    unsafe fn get(&mut self, claim: &Range<usize>) -> Block<'w, T> {
+        let (height, width) = self.block;
+        let (row, column) = (claim.start / self.across, claim.start % self.across);
+        let (rows, columns) = if self.across == 1 {
+            (claim.len() * height, 1)
+        } else {
+            assert!(column + claim.len() <= self.across, "a claim crosses the grid's edge");
+            (height, claim.len())
+        };
+        let (first_row, first_col) = (self.first + row * height, column * width);
+        assert!(first_row < self.rows && first_col < self.stride, "a claim beyond the grid");
+        let rows = rows.min(self.rows - first_row);
+        let cols = (columns * width).min(self.stride - first_col);
+        // SAFETY: the asserts keep the block's first element inside the matrix.
+        let data = unsafe { self.data.add(first_row * self.stride + first_col) };
+        Block { data, rows, cols, stride: self.stride, borrow: PhantomData }
+    }
+}
+
+/// Some rows and columns of a [`Shared`], for one worker alone.
+pub(crate) struct Block<'w, T> {
+    data: *mut T,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    borrow: PhantomData<&'w mut [T]>,
+}
+
+impl<T> Block<'_, T> {
+    /// Row `row` of the block, its own columns only.
+    pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows, "row {row} of a block of {}", self.rows);
+        // SAFETY: the block's rows and columns lie inside the matrix and belong to this block.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.cols) }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+}
+
+impl Block<'_, f32> {
+    /// Columns `first..first + cols` of the block as the output of a product.
+    pub(crate) fn tile(&mut self, first: usize, cols: usize) -> Tile<'_> {
+        assert!(first + cols <= self.cols, "columns beyond the block");
+        // SAFETY: those columns of the block's rows lie inside the matrix and belong to this
+        // block, which is borrowed mutably for as long as the tile lives.
+        unsafe { Tile::from_raw_parts(self.data.add(first), self.stride, self.rows, cols) }
+    }
+}
+
+impl Block<'_, f32> {
+    /// All of the block as the output of attention: a row is a position, its columns are heads.
+    pub(crate) fn head_rows(&mut self) -> HeadRowsMut<'_> {
+        let len = (self.rows - 1) * self.stride + self.cols;
+        // SAFETY: attention writes rows of the block's width, `stride` apart, below `len`; they
+        // belong to this block, which is borrowed mutably for as long as the value lives.
+        unsafe { HeadRowsMut::from_raw(self.data, len, self.stride) }
+    }
+}
+
+/// What [`Worker::each`] divides: one grid or several.
+pub(crate) trait Parts {
+    /// The blocks of one claim.
+    type Blocks;
+    /// The blocks of `claim` in every grid.
+    ///
+    /// # Safety
+    /// No task is claimed twice between two barriers.
+    unsafe fn blocks(&mut self, claim: &Range<usize>) -> Self::Blocks;
+}
+
+impl<'w, T> Parts for Grid<'w, T> {
+    type Blocks = Block<'w, T>;
+
+    unsafe fn blocks(&mut self, claim: &Range<usize>) -> Self::Blocks {
+        // SAFETY: the caller's promise.
+        unsafe { self.get(claim) }
+    }
+}
+
+impl<P: Parts, const N: usize> Parts for [Option<P>; N] {
+    type Blocks = [Option<P::Blocks>; N];
+
+    unsafe fn blocks(&mut self, claim: &Range<usize>) -> Self::Blocks {
+        // SAFETY: the caller's promise; two grids never share a buffer.
+        self.each_mut().map(|part| part.as_mut().map(|part| unsafe { part.blocks(claim) }))
+    }
+}
+
+impl<A: Parts, B: Parts> Parts for (A, B) {
+    type Blocks = (A::Blocks, B::Blocks);
+
+    unsafe fn blocks(&mut self, claim: &Range<usize>) -> Self::Blocks {
+        // SAFETY: the caller's promise; two grids never share a buffer.
+        unsafe { (self.0.blocks(claim), self.1.blocks(claim)) }
+    }
+}
