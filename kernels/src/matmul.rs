@@ -105,11 +105,7 @@ unsafe fn tile<S: Simd, W: Weight, const MR: usize, const FUSED: bool>(
         } else {
             let mut lanes = [0.0f32; LANES];
             s.f_store(lanes.as_mut_ptr(), sums[r]);
-            let mut c = 0;
-            while c < cols {
-                out.add(r * a.out_stride + c).write(lanes[c]);
-                c += 1;
-            }
+            crate::ops::copy_tail(lanes.as_ptr(), out.add(r * a.out_stride), cols);
         }
         r += 1;
     }
