@@ -77,8 +77,14 @@ fn check_row(ty: KvType, got: &[f32], want: &[f32]) {
     }
 }
 
+/// A fifth of proptest's default, or of what `PROPTEST_CASES` says.
+fn fewer_cases() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.div_ceil(5), ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(fewer_cases())]
     #[test]
     fn the_cache_reads_back(half in 1usize..=128, positions in 1usize..50, ty in 0usize..3) {
         check_cache(TYPES[ty], 2 * half, positions);
@@ -330,7 +336,7 @@ fn rows_that_see_nothing_are_zero() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(fewer_cases())]
     #[test]
     fn attention_is_near_double_precision(
         ty in 0usize..3,
