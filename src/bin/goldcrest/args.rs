@@ -1,0 +1,326 @@
+//! The arguments of every command.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use goldcrest::{Format, Isa, KvType, Model, SamplingParams};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::failure::Failure;
+
+const EXAMPLES: &str = "\
+Examples:
+  goldcrest run -m model.gguf -p \"Once upon a time\" -n 100
+  goldcrest run -m model.gguf -f question.txt --temp 0 > answer.txt
+  goldcrest inspect model.gguf
+  goldcrest tokenize -m model.gguf \"Hello world\"
+
+MODEL is a GGUF file (any part of a split one) or a Hugging Face folder with config.json,
+safetensors and tokenizer.json. What it is, is told from its content.
+
+Exit codes: 0 success, 1 failure, 2 wrong arguments.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  goldcrest run -m model.gguf -p \"Once upon a time\" -n 100
+  goldcrest run -m model.gguf -p \"The capital of France is\" -n 20 --temp 0
+  echo \"Dear diary,\" | goldcrest run -m model.gguf -n 200 --seed 7
+  goldcrest run -m hf-folder/ -p \"Hello\" --quant q4_0 --json
+
+Standard output gets the continuation alone (with --echo the prompt before it) and a line break
+at its end; statistics go to standard error. Without -n the text goes on until the model ends it
+or the context is full; with -n, a full context is an error.
+
+The environment variable GOLDCREST_ISA chooses the instruction set where --isa does not.";
+
+/// Runs small language models on the CPU of any machine.
+#[derive(Parser)]
+#[command(name = "goldcrest", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Continue a prompt: stream text to standard output
+    Run(RunArgs),
+    /// Show what a model file holds: metadata, tensors, memory needed
+    Inspect(InspectArgs),
+    /// Show the tokens of a text
+    Tokenize(TokenizeArgs),
+    /// Write the logits after every token of a text to a safetensors file
+    Logits(LogitsArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example, for this session of bash:\n  \
+                            source <(goldcrest completions bash)")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    /// Tokens to generate at most [default: until the model ends the text or the context is full]
+    #[arg(
+        short = 'n',
+        long = "n-predict",
+        alias = "predict",
+        value_name = "N",
+        help_heading = "Output"
+    )]
+    pub(crate) max_tokens: Option<usize>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Print the prompt before its continuation
+    #[arg(long, conflicts_with = "json", help_heading = "Output")]
+    pub(crate) echo: bool,
+    /// Print one JSON object per line: each token, then the statistics
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+/// The prompt, in one of three ways.
+#[derive(Args)]
+#[command(next_help_heading = "Prompt")]
+pub(crate) struct PromptArgs {
+    /// The prompt; "" starts from the beginning-of-text token, where the model has one
+    #[arg(
+        short = 'p',
+        long = "prompt",
+        value_name = "TEXT",
+        conflicts_with = "file",
+        allow_hyphen_values = true
+    )]
+    pub(crate) text: Option<String>,
+    /// Read the prompt from a file, less one line break at its end [default: standard input]
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Divides the logits: 0 always takes the likeliest token
+    #[arg(long = "temp", alias = "temperature", value_name = "T",
+        default_value_t = SamplingParams::default().temperature)]
+    temperature: f32,
+    /// Keep the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = SamplingParams::default().top_k)]
+    top_k: usize,
+    /// Keep the likeliest tokens that together reach this probability; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = SamplingParams::default().top_p)]
+    top_p: f32,
+    /// Drop tokens less likely than this share of the likeliest; 0 keeps all
+    #[arg(long, value_name = "P", default_value_t = SamplingParams::default().min_p)]
+    min_p: f32,
+    /// Make recent tokens less likely; 1 is off
+    #[arg(long, value_name = "X", default_value_t = SamplingParams::default().repeat_penalty)]
+    repeat_penalty: f32,
+    /// How many recent tokens the penalty sees
+    #[arg(long, value_name = "N", default_value_t = SamplingParams::default().repeat_last_n)]
+    repeat_last_n: usize,
+    /// Repeats a generation: same seed, same text [default: random, shown at the end]
+    #[arg(short = 's', long, value_name = "N")]
+    seed: Option<u64>,
+    /// End before this text comes; may be given several times
+    #[arg(
+        short = 'r',
+        long,
+        alias = "reverse-prompt",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
+    stop: Vec<String>,
+    /// Go on after the model's end-of-text tokens
+    #[arg(long)]
+    ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    pub(crate) fn into_params(self, max_tokens: Option<usize>) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            seed: self.seed,
+            max_tokens,
+            stop: self.stop,
+            ignore_eos: self.ignore_eos,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct InspectArgs {
+    /// GGUF file or Hugging Face folder
+    #[arg(value_name = "MODEL")]
+    pub(crate) path: PathBuf,
+    /// Print everything as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  goldcrest tokenize -m model.gguf \"Hello world\"
+  goldcrest tokenize -m vocabulary.gguf -f text.txt --ids
+
+The text is taken as it is, a line break at its end included. A GGUF file that holds a vocabulary
+and no tensors is enough.")]
+pub(crate) struct TokenizeArgs {
+    /// GGUF file or Hugging Face folder
+    #[arg(short, long, value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// The text [default: standard input]
+    #[arg(conflicts_with = "file")]
+    pub(crate) text: Option<String>,
+    /// Read the text from a file
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print the ids alone, separated by spaces
+    #[arg(long)]
+    pub(crate) ids: bool,
+    /// Add no BOS or EOS, and read the names of special tokens as plain text
+    #[arg(long)]
+    pub(crate) no_special: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  goldcrest logits -m model.gguf --ids 1,403,407 -o logits.safetensors
+
+The file gets one tensor, `logits`, of shape [tokens, vocabulary] in F32: row i holds the logits
+after token i.")]
+pub(crate) struct LogitsArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    /// Token ids, separated by commas, in place of a text
+    #[arg(long, value_name = "IDS", help_heading = "Prompt", value_delimiter = ',', conflicts_with_all = ["text", "file"])]
+    pub(crate) ids: Option<Vec<u32>>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) output: PathBuf,
+}
+
+/// Which model, and how to run it.
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// GGUF file or Hugging Face folder
+    #[arg(short = 'm', long = "model", value_name = "MODEL")]
+    path: PathBuf,
+    /// Worker threads [default: the physical cores that the process may use]
+    #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    threads: Option<usize>,
+    /// Tokens of context, prompt included [default: the model's, 4096 at most]
+    #[arg(short = 'c', long = "ctx-size", value_name = "N")]
+    context: Option<usize>,
+    /// Instruction set [default: $GOLDCREST_ISA, else the best of this machine]
+    #[arg(long, value_name = "NAME", ignore_case = true, value_parser = isa_parser())]
+    isa: Option<Isa>,
+    /// Number format of keys and values
+    #[arg(long, value_name = "TYPE", default_value = "f16", ignore_case = true)]
+    kv: Kv,
+    /// Quantise float weights while loading
+    #[arg(long, value_name = "TYPE", ignore_case = true)]
+    quant: Option<Quant>,
+    /// Read the file into memory instead of mapping it
+    #[arg(long)]
+    no_mmap: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kv {
+    F16,
+    F32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Quant {
+    #[value(name = "q8_0")]
+    Q8,
+    #[value(name = "q4_0")]
+    Q4,
+}
+
+/// One list of names: the library's.
+fn isa_parser() -> impl TypedValueParser<Value = Isa> {
+    PossibleValuesParser::new(Isa::ALL.iter().map(|isa| isa.name()))
+        .try_map(|name| name.parse::<Isa>())
+}
+
+impl ModelArgs {
+    /// Loads the model, with a progress bar where standard error is a terminal, and says how long
+    /// that took.
+    pub(crate) fn load(&self) -> Result<(Model, Duration), Failure> {
+        let start = Instant::now();
+        let bar = progress_bar();
+        let kv = match self.kv {
+            Kv::F16 => KvType::F16,
+            Kv::F32 => KvType::F32,
+        };
+        let mut loader = Model::loader(&self.path).kv(kv).mmap(!self.no_mmap).progress({
+            let bar = bar.clone();
+            move |done, total| {
+                bar.update(|state| {
+                    state.set_len(total);
+                    state.set_pos(done);
+                });
+            }
+        });
+        if let Some(threads) = self.threads {
+            loader = loader.threads(threads);
+        }
+        if let Some(context) = self.context {
+            loader = loader.context(context);
+        }
+        if let Some(isa) = self.isa {
+            loader = loader.isa(isa);
+        }
+        if let Some(quant) = self.quant {
+            loader = loader.quantize(match quant {
+                Quant::Q8 => Format::Q8_0,
+                Quant::Q4 => Format::Q4_0,
+            });
+        }
+        let model = loader.load();
+        bar.finish_and_clear();
+        Ok((model.map_err(Failure::of_arguments)?, start.elapsed()))
+    }
+}
+
+/// indicatif draws nothing where standard error is no terminal.
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("loading [{bar:40}] {bytes}/{total_bytes}")
+        .expect("a template of known fields")
+        .progress_chars("=> ");
+    ProgressBar::new(0).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,101 @@
+//! `goldcrest run`: a prompt and its continuation.
+
+use std::io::{self, StdoutLock, Write};
+
+use goldcrest::{ErrorKind, Token};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::RunArgs;
+use crate::failure::Failure;
+use crate::stats::{RunStats, reason_name};
+
+pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
+    let RunArgs { model, prompt, max_tokens, sampling, echo, json } = args;
+    // All that can be wrong with the arguments alone is said before the model is loaded.
+    let params = sampling.into_params(max_tokens);
+    params.validate().map_err(Failure::of_arguments)?;
+    let random = params.temperature > 0.0;
+    let prompt = prompt.read()?;
+
+    let (model, load_time) = model.load()?;
+    let ids = model.tokenizer()?.encode(&prompt).map_err(Failure::of_arguments)?;
+    let mut session = model.session().map_err(Failure::of_arguments)?;
+    session.push(&ids).map_err(Failure::of_arguments)?;
+
+    let mut out = Output::new(json);
+    if echo {
+        out.text(&prompt)?;
+    }
+    let mut failure = None;
+    let mut generator = session.generate(params).map_err(Failure::of_arguments)?;
+    for token in generator.by_ref() {
+        match token {
+            Ok(token) => out.token(&token)?,
+            // Until the context is full is what no -n asks for.
+            Err(error) if error.kind() == ErrorKind::ContextFull && max_tokens.is_none() => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    let reason = reason_name(generator.stop_reason());
+    let seed = random.then_some(generator.seed());
+    let stats = RunStats::new(&model, load_time.as_secs_f64(), session.stats(), seed);
+    out.finish(&stats, reason)?;
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Where tokens go, as text or as JSON.
+struct Output {
+    out: StdoutLock<'static>,
+    json: bool,
+    /// The text so far ends a line.
+    line_ended: bool,
+}
+
+#[derive(Serialize)]
+struct TokenLine<'a> {
+    id: u32,
+    text: &'a str,
+    logprob: f32,
+}
+
+impl Output {
+    fn new(json: bool) -> Self {
+        Self { out: io::stdout().lock(), json, line_ended: true }
+    }
+
+    fn token(&mut self, token: &Token) -> io::Result<()> {
+        if !self.json {
+            return self.text(&token.text);
+        }
+        let Token { id, text, logprob } = token;
+        self.line(&TokenLine { id: *id, text, logprob: *logprob })
+    }
+
+    fn text(&mut self, text: &str) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.line_ended = text.ends_with('\n');
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, value)?;
+        self.out.write_all(b"\n")?;
+        self.out.flush()
+    }
+
+    fn finish(&mut self, stats: &RunStats, reason: &str) -> io::Result<()> {
+        if self.json {
+            return self.line(&json!({ "stats": stats, "stop_reason": reason }));
+        }
+        if !self.line_ended {
+            self.text("\n")?;
+        }
+        // Statistics that nobody can read are no failure.
+        let _ = write!(io::stderr().lock(), "\n{stats}stop    {}\n", reason.replace('_', " "));
+        Ok(())
+    }
+}
