@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::bench::BenchArgs;
 use crate::failure::Failure;
+use crate::kernels::KernelsArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Logits(LogitsArgs),
     /// Measure tokens per second, and the share of the memory's bandwidth
     Bench(BenchArgs),
+    /// List the kernels of this machine and time them
+    Kernels(KernelsArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example, for this session of bash:\n  \
                             source <(goldcrest completions bash)")]

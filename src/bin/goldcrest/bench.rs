@@ -81,10 +81,12 @@ fn mixture_parser() -> impl TypedValueParser<Value = &'static Mixture> {
 }
 
 fn kv_parser() -> impl TypedValueParser<Value = KvType> {
-    PossibleValuesParser::new(["f32", "f16", "q8_0"]).map(|name| match name.as_str() {
-        "f32" => KvType::F32,
-        "q8_0" => KvType::Q8_0,
-        _ => KvType::F16,
+    PossibleValuesParser::new(["f32", "f16", "q8_0"]).map(|name| {
+        match name.to_lowercase().as_str() {
+            "f32" => KvType::F32,
+            "q8_0" => KvType::Q8_0,
+            _ => KvType::F16,
+        }
     })
 }
 

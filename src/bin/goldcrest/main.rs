@@ -8,6 +8,7 @@ mod bandwidth;
 mod bench;
 mod failure;
 mod inspect;
+mod kernels;
 mod logits;
 mod machine;
 mod prompt;
@@ -37,6 +38,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Logits(args) => logits::logits(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Kernels(args) => kernels::kernels(&args),
         Command::Completions { shell } => completions(shell),
     }
 }
