@@ -25,7 +25,7 @@ impl Cache {
         let bytes = (layout.k_bytes() + layout.v_bytes())
             .checked_mul(heads)
             .ok_or_else(|| input_error(format!("a context of {context} tokens is too long")))?;
-        Ok(Self { buffer: Buffer::zeroed(bytes)?, layout, len: 0 })
+        Ok(Self { buffer: Buffer::sparse(bytes)?, layout, len: 0 })
     }
 
     /// How a head's keys and values lie.

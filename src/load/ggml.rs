@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use goldcrest_kernels::Format;
+
 macro_rules! ggml_types {
     ($($(#[$doc:meta])* $name:ident = $id:literal, $len:literal per $bytes:expr, scales $scales:expr;)*) => {
         /// A GGML tensor type: every type of the format, runnable or not.
@@ -111,10 +113,14 @@ impl GgmlType {
         self as u32
     }
 
+    /// The format whose kernels multiply it: the one of the same name.
+    pub fn kernel_format(self) -> Option<Format> {
+        Format::ALL.iter().copied().find(|format| format.name() == self.name())
+    }
+
     /// Whether this version has kernels for it.
     pub fn runnable(self) -> bool {
-        use GgmlType::*;
-        matches!(self, F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1)
+        self.kernel_format().is_some()
     }
 
     /// Bytes of `elements` elements; `None` on overflow or when they do not fill whole blocks.

@@ -114,6 +114,30 @@ impl Buffer {
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when the system has no such address range to give.
     pub fn zeroed(len: usize) -> Result<Self> {
+        let buffer = Self::map(len)?;
+        #[cfg(target_os = "linux")]
+        if len >= HUGE_PAGE {
+            // A kernel without huge pages refuses; the buffer works all the same.
+            let _ = buffer.map.advise_range(memmap2::Advice::HugePage, buffer.start, len);
+        }
+        Ok(buffer)
+    }
+
+    /// A buffer of `len` zero bytes of which parts may never be used, such as a cache: ordinary
+    /// pages, so that a touched byte costs 4 KB of memory, not 2 MB.
+    ///
+    /// # Errors
+    /// As [`zeroed`](Self::zeroed).
+    pub fn sparse(len: usize) -> Result<Self> {
+        let buffer = Self::map(len)?;
+        #[cfg(target_os = "linux")]
+        if len >= HUGE_PAGE {
+            let _ = buffer.map.advise(memmap2::Advice::NoHugePage);
+        }
+        Ok(buffer)
+    }
+
+    fn map(len: usize) -> Result<Self> {
         let slack = if len >= HUGE_PAGE { HUGE_PAGE } else { 0 };
         let refused = |e: std::io::Error| {
             Error::new(crate::ErrorKind::Io, format!("no memory for {len} bytes: {e}")).because(e)
@@ -124,11 +148,6 @@ impl Buffer {
             .ok_or_else(|| refused(std::io::ErrorKind::OutOfMemory.into()))?;
         let map = MmapMut::map_anon(total).map_err(refused)?;
         let start = if slack == 0 { 0 } else { map.as_ptr().align_offset(HUGE_PAGE) };
-        #[cfg(target_os = "linux")]
-        if slack != 0 {
-            // A kernel without huge pages refuses; the buffer works all the same.
-            let _ = map.advise_range(memmap2::Advice::HugePage, start, len);
-        }
         Ok(Self { map, start, len })
     }
 

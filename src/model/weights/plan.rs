@@ -113,7 +113,7 @@ impl<'a> Plan<'a> {
                 format_args!("has shape {:?}, the configuration says {shape:?}", tensor.shape),
             ));
         }
-        let format = format_of(tensor.ty).ok_or_else(|| {
+        let format = tensor.ty.kernel_format().ok_or_else(|| {
             unsupported(format!(
                 "tensor \"{name}\" is {}, for which there are no kernels yet",
                 tensor.ty
@@ -171,9 +171,4 @@ impl<'a> Plan<'a> {
         format.dequantize(bytes, &mut values);
         Ok(values)
     }
-}
-
-/// The kernels' format of a file's type; `None` where there is none.
-fn format_of(ty: GgmlType) -> Option<Format> {
-    Format::ALL.iter().copied().find(|format| format.name() == ty.name())
 }
