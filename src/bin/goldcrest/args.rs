@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use goldcrest::{Format, Isa, KvType, Model, SamplingParams};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::bench::BenchArgs;
 use crate::failure::Failure;
+use crate::kernels::KernelsArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,6 +55,10 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     /// Write the logits after every token of a text to a safetensors file
     Logits(LogitsArgs),
+    /// Measure tokens per second, and the share of the memory's bandwidth
+    Bench(BenchArgs),
+    /// List the kernels of this machine and time them
+    Kernels(KernelsArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example, for this session of bash:\n  \
                             source <(goldcrest completions bash)")]
@@ -260,7 +266,7 @@ enum Quant {
 }
 
 /// One list of names: the library's.
-fn isa_parser() -> impl TypedValueParser<Value = Isa> {
+pub(crate) fn isa_parser() -> impl TypedValueParser<Value = Isa> {
     PossibleValuesParser::new(Isa::ALL.iter().map(|isa| isa.name()))
         .try_map(|name| name.parse::<Isa>())
 }
