@@ -24,6 +24,7 @@ pub mod load;
 mod model;
 mod sample;
 mod session;
+pub mod synthetic;
 mod threads;
 pub mod tokenizer;
 

@@ -9,7 +9,7 @@ use goldcrest_kernels::Kernels;
 
 use crate::error::{Result, input_error};
 use filter::Candidates;
-use random::Random;
+pub(crate) use random::Random;
 
 /// How the next token is chosen, and when generation stops. The defaults are llama.cpp's.
 ///

@@ -112,6 +112,7 @@ fn a_prompt_comes_from_an_argument_a_file_or_standard_input() {
     assert!(text.starts_with(", there was"), "{text}");
     assert_eq!(tell(&["-f", file.path().to_str().unwrap()]), text);
     assert_eq!(stdout_of(execute(command(&run), b"Once upon a time\r\n")), text);
+    assert!(!tell(&["-p", "- a list"]).is_empty());
     let echoed = tell(&["-p", "Once upon a time", "--echo"]);
     assert_eq!(echoed, format!("Once upon a time{text}"));
 }

@@ -39,6 +39,7 @@ pub use ggml::GgmlType;
 pub use inspect::{MemoryNeeded, Summary, TensorSummary, TypeCount};
 pub use metadata::{Array, Metadata, Value};
 pub use mmap::Buffer;
+pub(crate) use shapes::expected_tensors;
 pub use tensor::Tensor;
 
 /// How to read a file.

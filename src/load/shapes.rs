@@ -23,7 +23,7 @@ impl Checkpoint {
         }
         self.check_vocabulary(config)?;
         let mut known = HashSet::new();
-        for (name, shape) in expected(config) {
+        for (name, shape) in expected_tensors(config) {
             match self.tensor(&name) {
                 Some(tensor) => self.check_shape(tensor, &shape)?,
                 None if name == HEAD && self.may_tie() => {}
@@ -128,7 +128,7 @@ fn is_harmless(name: &str) -> bool {
 /// Name and shape of every tensor of the model.
 ///
 /// An iterator, so that the first missing one ends it: the number of layers is the file's claim.
-fn expected(config: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
+pub(crate) fn expected_tensors(config: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
     let layer = layer(config);
     let (hidden, vocab) = (config.hidden, config.vocab_size);
     let outside = [

@@ -3,12 +3,12 @@
 /// xoshiro256** (Blackman and Vigna, public domain), seeded with splitmix64 as its authors advise.
 ///
 /// Our own, because a seed must give the same text on every machine and in every later version.
-pub(super) struct Random {
+pub(crate) struct Random {
     state: [u64; 4],
 }
 
 impl Random {
-    pub(super) fn new(mut seed: u64) -> Self {
+    pub(crate) fn new(mut seed: u64) -> Self {
         let state = std::array::from_fn(|_| {
             seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let z = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,6 +29,16 @@ impl Random {
         s[2] ^= t;
         s[3] = s[3].rotate_left(45);
         result
+    }
+
+    /// Fills `out` with random bytes.
+    pub(crate) fn fill(&mut self, out: &mut [u8]) {
+        let (words, rest) = out.as_chunks_mut::<8>();
+        for word in words {
+            *word = self.next().to_le_bytes();
+        }
+        let last = self.next().to_le_bytes();
+        rest.copy_from_slice(&last[..rest.len()]);
     }
 
     /// A number from 0 up to but not 1, of 53 random bits.

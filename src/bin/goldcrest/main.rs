@@ -4,9 +4,13 @@
 //! error. Exit codes: 0, 1 for a failure, 2 for a mistake in the arguments.
 
 mod args;
+mod bandwidth;
+mod bench;
 mod failure;
 mod inspect;
+mod kernels;
 mod logits;
+mod machine;
 mod prompt;
 mod run;
 mod stats;
@@ -33,6 +37,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Logits(args) => logits::logits(&args),
+        Command::Bench(args) => bench::bench(&args),
+        Command::Kernels(args) => kernels::kernels(&args),
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -1,0 +1,399 @@
+//! `goldcrest bench`: tokens per second, and how near that is to what the memory gives.
+//!
+//! After one warm-up, the tests and the bandwidth probes take turns, so that a change of the
+//! machine's speed meets all of them.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
+use goldcrest::load::{Checkpoint, GgmlType, ReadOptions};
+use goldcrest::synthetic::{self, Mixture, Shape};
+use goldcrest::{Isa, KvType, Model, Session, SessionOptions};
+use serde::Serialize;
+
+use crate::args::isa_parser;
+use crate::bandwidth::{Bandwidth, Limit};
+use crate::failure::Failure;
+use crate::machine;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  goldcrest bench -m model.gguf
+  goldcrest bench --shape smollm2-135m --quant q4_k_m -t 1,2 --isa avx2,avx512-vnni
+  goldcrest bench --shape deepseek-r1-distill-qwen-1.5b --quant q4_0 --save model.gguf -r 0
+
+`pp512` runs a prompt of 512 tokens, `tg64` decodes 64 tokens one by one from an empty context; the
+tokens are random. The bandwidth of decoding is the bytes of weights that a token reads times the
+tokens per second; its share is of the best of several probes, run between the repetitions with
+the same number of threads. Weights that fit into a cache can pass 100%.")]
+pub(crate) struct BenchArgs {
+    /// GGUF file or Hugging Face folder
+    #[arg(short, long, value_name = "MODEL", required_unless_present = "shape")]
+    model: Option<PathBuf>,
+    /// Random weights in the shape of this model instead of a file
+    #[arg(long, value_name = "NAME", conflicts_with = "model", value_parser = shape_parser())]
+    shape: Option<&'static Shape>,
+    /// The types of the random weights, as llama.cpp mixes them
+    #[arg(long, value_name = "TYPE", default_value = "q4_k_m", ignore_case = true,
+        requires = "shape", value_parser = mixture_parser())]
+    quant: &'static Mixture,
+    /// Keep the random model as a GGUF file
+    #[arg(long, value_name = "FILE", requires = "shape")]
+    save: Option<PathBuf>,
+    /// Tokens of the prompt; 0 leaves the test out
+    #[arg(short = 'p', long = "n-prompt", value_name = "N", default_value_t = 512)]
+    prompt: usize,
+    /// Tokens to decode; 0 leaves the test out
+    #[arg(short = 'n', long = "n-gen", value_name = "N", default_value_t = 64)]
+    decode: usize,
+    /// Numbers of threads [default: the physical cores that the process may use]
+    #[arg(short, long, value_name = "N,N", value_delimiter = ',',
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    threads: Vec<usize>,
+    /// Instruction sets [default: $GOLDCREST_ISA, else the best of this machine]
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',', ignore_case = true,
+        value_parser = isa_parser())]
+    isa: Vec<Isa>,
+    /// Repetitions of each test; 0 only writes the file
+    #[arg(short, long, value_name = "N", default_value_t = 5)]
+    repetitions: usize,
+    /// Number format of keys and values
+    #[arg(long, value_name = "TYPE", default_value = "f16", ignore_case = true,
+        value_parser = kv_parser())]
+    kv: KvType,
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+fn shape_parser() -> impl TypedValueParser<Value = &'static Shape> {
+    PossibleValuesParser::new(Shape::ALL.iter().map(|shape| shape.name))
+        .try_map(|name| Shape::by_name(&name).ok_or("no such shape"))
+}
+
+fn mixture_parser() -> impl TypedValueParser<Value = &'static Mixture> {
+    PossibleValuesParser::new(Mixture::ALL.iter().map(|mixture| mixture.name))
+        .try_map(|name| Mixture::by_name(&name).ok_or("no such type"))
+}
+
+fn kv_parser() -> impl TypedValueParser<Value = KvType> {
+    PossibleValuesParser::new(["f32", "f16", "q8_0"]).map(|name| {
+        match name.to_lowercase().as_str() {
+            "f32" => KvType::F32,
+            "q8_0" => KvType::Q8_0,
+            _ => KvType::F16,
+        }
+    })
+}
+
+/// What every line of the output has in common.
+#[derive(Serialize)]
+struct Run {
+    model: String,
+    #[serde(rename = "type")]
+    ty: String,
+    isa: &'static str,
+    threads: usize,
+    bytes_per_token: u64,
+    peak_rss_bytes: Option<u64>,
+    load_seconds: f64,
+}
+
+/// Tokens per second.
+#[derive(Serialize)]
+struct Rates {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+/// One line of the output.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    run: &'a Run,
+    test: &'a str,
+    tps: Rates,
+    cpu_seconds_per_token: Option<f64>,
+    /// Decoding alone is bound by memory: of a prompt, many tokens share a read.
+    bandwidth_gbs: Option<f64>,
+    bandwidth_fraction: Option<f64>,
+    /// The best probe, and what it read.
+    probe: Option<&'static str>,
+    probe_gbs: Option<f64>,
+}
+
+pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
+    let file = ModelFile::of(args)?;
+    if args.repetitions == 0 {
+        return Ok(());
+    }
+    if args.prompt == 0 && args.decode == 0 {
+        return Err(Failure::usage("there is nothing to measure: both -p and -n are 0"));
+    }
+    let isas: Vec<Option<Isa>> = match args.isa.as_slice() {
+        [] => vec![None],
+        isas => isas.iter().copied().map(Some).collect(),
+    };
+    let threads: Vec<Option<usize>> = match args.threads.as_slice() {
+        [] => vec![None],
+        threads => threads.iter().copied().map(Some).collect(),
+    };
+    for &isa in &isas {
+        for &threads in &threads {
+            measure(args, &file, isa, threads)?;
+        }
+    }
+    Ok(())
+}
+
+/// The model to measure, and its file's end if it was made for the measurement.
+struct ModelFile {
+    path: PathBuf,
+    model: String,
+    ty: String,
+    temporary: bool,
+}
+
+impl ModelFile {
+    fn of(args: &BenchArgs) -> Result<Self, Failure> {
+        if let Some(path) = &args.model {
+            let checkpoint = Checkpoint::open(path, &ReadOptions::default())?;
+            let model = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
+            let ty = type_name(&checkpoint);
+            return Ok(Self { path: path.clone(), model: model.into(), ty, temporary: false });
+        }
+        let shape = args.shape.ok_or_else(|| Failure::usage("a model or a shape is needed"))?;
+        let mixture = args.quant;
+        let name = format!("goldcrest-{}-{}-{mixture}.gguf", std::process::id(), shape.name);
+        let file = Self {
+            path: args.save.clone().unwrap_or_else(|| std::env::temp_dir().join(name)),
+            model: shape.name.into(),
+            ty: mixture.name.to_uppercase(),
+            temporary: args.save.is_none(),
+        };
+        if !file.temporary || args.repetitions > 0 {
+            synthetic::save(shape, mixture, 1, &file.path)?;
+        }
+        Ok(file)
+    }
+}
+
+impl Drop for ModelFile {
+    fn drop(&mut self) {
+        if self.temporary {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The mixture that the file says it is, else the type that most of its bytes have.
+fn type_name(checkpoint: &Checkpoint) -> String {
+    let file_type = checkpoint.metadata().get_u32("general.file_type").ok().flatten();
+    if let Some(mixture) = file_type.and_then(Mixture::by_file_type) {
+        return mixture.name.to_uppercase();
+    }
+    let bytes = |ty: GgmlType| -> usize {
+        let of_type = checkpoint.tensors().iter().filter(|tensor| tensor.ty == ty);
+        of_type.map(|tensor| tensor.byte_len()).sum()
+    };
+    let main = GgmlType::ALL.iter().copied().max_by_key(|&ty| bytes(ty));
+    main.map_or_else(String::new, |ty| ty.to_string())
+}
+
+/// One test and its measurements.
+struct Test {
+    name: String,
+    tokens: usize,
+    /// Tokens of one pass.
+    batch: usize,
+    seconds: Vec<f64>,
+    cpu_seconds: Option<f64>,
+}
+
+impl Test {
+    /// `batch` tokens at once; `None` for no tokens.
+    fn new(name: &str, tokens: usize, batch: usize) -> Option<Self> {
+        let name = format!("{name}{tokens}");
+        (tokens > 0).then(|| Self {
+            name,
+            tokens,
+            batch,
+            seconds: Vec::new(),
+            cpu_seconds: Some(0.0),
+        })
+    }
+
+    fn run(&self, session: &mut Session) -> goldcrest::Result<()> {
+        session.clear();
+        let vocab = session.model().config().vocab_size as u32;
+        let ids: Vec<u32> = token_ids(vocab).take(self.tokens).collect();
+        ids.chunks(self.batch).try_for_each(|ids| session.push(ids))
+    }
+
+    fn measure(&mut self, session: &mut Session) -> goldcrest::Result<()> {
+        let cpu = machine::cpu_seconds();
+        let start = Instant::now();
+        self.run(session)?;
+        self.seconds.push(start.elapsed().as_secs_f64());
+        let cpu = machine::cpu_seconds().zip(cpu).map(|(after, before)| after - before);
+        self.cpu_seconds = self.cpu_seconds.zip(cpu).map(|(sum, cpu)| sum + cpu);
+        Ok(())
+    }
+
+    fn line<'a>(&'a self, run: &'a Run, limit: Option<Limit>) -> Line<'a> {
+        let rates: Vec<f64> = self.seconds.iter().map(|s| self.tokens as f64 / s).collect();
+        let tps = Rates {
+            median: median(&rates),
+            min: rates.iter().copied().fold(f64::INFINITY, f64::min),
+            max: rates.iter().copied().fold(0.0, f64::max),
+        };
+        let gbs = (self.batch == 1).then(|| run.bytes_per_token as f64 * 1e-9 * tps.median);
+        let all_tokens = (self.tokens * self.seconds.len()) as f64;
+        Line {
+            run,
+            test: &self.name,
+            tps,
+            cpu_seconds_per_token: self.cpu_seconds.map(|s| s / all_tokens),
+            bandwidth_gbs: gbs,
+            bandwidth_fraction: gbs.zip(limit).map(|(gbs, limit)| gbs / limit.gbs),
+            probe: limit.map(|limit| limit.probe),
+            probe_gbs: limit.map(|limit| limit.gbs),
+        }
+    }
+}
+
+/// Tokens that look random, the same in every run.
+fn token_ids(vocab: u32) -> impl Iterator<Item = u32> {
+    let mut state = 0x2545_f491u64;
+    std::iter::repeat_with(move || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32 % vocab
+    })
+}
+
+fn measure(
+    args: &BenchArgs,
+    file: &ModelFile,
+    isa: Option<Isa>,
+    threads: Option<usize>,
+) -> Result<(), Failure> {
+    let context = args.prompt.max(args.decode);
+    let mut loader = Model::loader(&file.path).kv(args.kv).context(context);
+    if let Some(isa) = isa {
+        loader = loader.isa(isa);
+    }
+    if let Some(threads) = threads {
+        loader = loader.threads(threads);
+    }
+    machine::reset_peak();
+    let start = Instant::now();
+    let model = loader.load().map_err(Failure::of_arguments)?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let mut session = model.session_with(SessionOptions { context: Some(context) })?;
+    let mut tests: Vec<Test> =
+        [Test::new("pp", args.prompt, args.prompt), Test::new("tg", args.decode, 1)]
+            .into_iter()
+            .flatten()
+            .collect();
+    for test in &tests {
+        test.run(&mut session)?;
+    }
+    // Before the probes' buffers come.
+    let peak_rss_bytes = machine::peak_rss();
+    let mut bandwidth = Bandwidth::new(model.threads())?;
+    for _ in 0..args.repetitions {
+        for test in &mut tests {
+            test.measure(&mut session)?;
+        }
+        bandwidth.round();
+    }
+    let run = Run {
+        model: file.model.clone(),
+        ty: file.ty.clone(),
+        isa: model.isa().name(),
+        threads: model.threads(),
+        bytes_per_token: model.weight_bytes(),
+        peak_rss_bytes,
+        load_seconds,
+    };
+    let limit = bandwidth.limit();
+    let lines: Vec<Line<'_>> = tests.iter().map(|test| test.line(&run, limit)).collect();
+    let mut out = io::stdout().lock();
+    if args.json {
+        for line in &lines {
+            serde_json::to_writer(&mut out, line).map_err(io::Error::from)?;
+            writeln!(out)?;
+        }
+    } else {
+        table(&mut out, &file.path, &run, limit, &lines)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn table(
+    out: &mut impl Write,
+    path: &Path,
+    run: &Run,
+    limit: Option<Limit>,
+    lines: &[Line<'_>],
+) -> io::Result<()> {
+    let Run { model, ty, isa, threads, bytes_per_token, peak_rss_bytes, load_seconds } = run;
+    let s = if *threads == 1 { "" } else { "s" };
+    writeln!(out, "{model} {ty}, {isa}, {threads} thread{s} ({})", path.display())?;
+    write!(out, "loaded in {load_seconds:.2} s")?;
+    if let Some(bytes) = peak_rss_bytes {
+        write!(out, ", {:.1} MB of memory at the peak", *bytes as f64 * 1e-6)?;
+    }
+    writeln!(out, ", {:.1} MB of weights per token", *bytes_per_token as f64 * 1e-6)?;
+    if let Some(Limit { probe, gbs }) = limit {
+        writeln!(out, "memory gives {gbs:.1} GB/s ({probe})")?;
+    }
+    let columns = ["test", "tokens/s", "min", "max", "CPU ms/token", "GB/s", "of memory"];
+    let [test, rate, min, max, cpu, gbs, share] = columns;
+    writeln!(out, "{test:<8}{rate:>10}{min:>10}{max:>10}{cpu:>14}{gbs:>8}{share:>11}")?;
+    for line in lines {
+        let Rates { median, min, max } = line.tps;
+        let number = |x: Option<f64>, scale: f64, digits: usize, unit: &str| {
+            x.map_or_else(|| "-".into(), |x| format!("{:.digits$}{unit}", x * scale))
+        };
+        let cpu = number(line.cpu_seconds_per_token, 1e3, 3, "");
+        let gbs = number(line.bandwidth_gbs, 1.0, 1, "");
+        let share = number(line.bandwidth_fraction, 100.0, 0, "%");
+        let test = line.test;
+        writeln!(out, "{test:<8}{median:>10.1}{min:>10.1}{max:>10.1}{cpu:>14}{gbs:>8}{share:>11}")?;
+    }
+    writeln!(out)
+}
+
+/// The middle of the samples, or the mean of the two in the middle.
+pub(crate) fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let (low, high) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
+    (sorted[low] + sorted[high]) / 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[7.0]), 7.0);
+    }
+
+    #[test]
+    fn ids_stay_in_the_vocabulary() {
+        let ids: Vec<u32> = token_ids(100).take(1000).collect();
+        assert!(ids.iter().all(|&id| id < 100));
+        assert_eq!(ids, token_ids(100).take(1000).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,154 @@
+//! Random weights, written straight into a format's blocks.
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::load::GgmlType;
+use crate::sample::Random;
+
+/// Bytes that one seed fills.
+const CHUNK: usize = 1 << 20;
+
+/// Fills `out` with blocks of `ty`: random codes under scales that give the weights a standard
+/// deviation of about `std` and a mean near zero. The same seed gives the same bytes.
+///
+/// # Panics
+/// If `ty` is no type that [`Mixture`](super::Mixture) knows, or `out` no whole number of blocks.
+pub fn fill(ty: GgmlType, std: f32, seed: u64, out: &mut [u8]) {
+    let bytes = ty.block_bytes();
+    assert!(out.len().is_multiple_of(bytes), "{} bytes are no blocks of {ty}", out.len());
+    let chunk = CHUNK / bytes * bytes;
+    out.par_chunks_mut(chunk).enumerate().for_each(|(i, out)| {
+        let mut random = Random::new(seed ^ (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        random.fill(out);
+        for block in out.chunks_exact_mut(bytes) {
+            finish(ty, std, block);
+        }
+    });
+}
+
+/// Rows of `k` random weights, of a standard deviation that keeps products near 1.
+///
+/// # Panics
+/// As [`fill`], or if `k` is no whole number of blocks.
+pub fn random_rows(ty: GgmlType, rows: usize, k: usize, seed: u64) -> Vec<u8> {
+    let bytes = ty.bytes_for(k).expect("rows are whole blocks");
+    let mut out = vec![0; rows * bytes];
+    fill(ty, 1.0 / (k as f32).sqrt(), seed, &mut out);
+    out
+}
+
+/// Turns a block of random bytes into a block of weights: the codes stay, scales and minima get
+/// their size, where they take their variation from the bytes that were there.
+fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
+    // Of codes drawn evenly from 0 to 2^bits - 1.
+    let deviation = |bits: i32| ((4f32.powi(bits) - 1.0) / 12.0).sqrt();
+    match ty {
+        GgmlType::F32 => {
+            let v = std * uniform(u16::from_le_bytes([b[0], b[1]]));
+            b.copy_from_slice(&v.to_le_bytes());
+        }
+        GgmlType::F16 => {
+            let v = f16::from_f32(std * uniform(u16::from_le_bytes([b[0], b[1]])));
+            b.copy_from_slice(&v.to_le_bytes());
+        }
+        GgmlType::BF16 => {
+            let v = bf16::from_f32(std * uniform(u16::from_le_bytes([b[0], b[1]])));
+            b.copy_from_slice(&v.to_le_bytes());
+        }
+        GgmlType::Q4_0 => symmetric(b, std / deviation(4)),
+        GgmlType::Q5_0 => symmetric(b, std / deviation(5)),
+        GgmlType::Q8_0 => {
+            symmetric(b, std / deviation(8));
+            // Quantisers never write -128, and not every engine can read it.
+            b[2..].iter_mut().for_each(|code| *code = (*code as i8).max(-127) as u8);
+        }
+        GgmlType::Q4_1 => affine(b, std / deviation(4), 7.5),
+        GgmlType::Q5_1 => affine(b, std / deviation(5), 15.5),
+        GgmlType::Q4_K => k_quant(b, std / deviation(4), 7.5),
+        GgmlType::Q5_K => k_quant(b, std / deviation(5), 15.5),
+        GgmlType::Q6_K => {
+            // Scales of 64 to 127 in magnitude, of both signs.
+            b[192..208].iter_mut().for_each(|scale| {
+                let magnitude = 64 + (*scale & 63) as i8;
+                *scale = if *scale & 128 == 0 { magnitude } else { -magnitude } as u8;
+            });
+            put(b, 208, std / deviation(6) / 96.0);
+        }
+        other => unreachable!("no mixture has {other}"),
+    }
+}
+
+/// A number of standard deviation 1 and mean 0.
+fn uniform(bits: u16) -> f32 {
+    (f32::from(bits) - 32767.5) / 65536.0 * 12f32.sqrt()
+}
+
+fn put(b: &mut [u8], at: usize, value: f32) {
+    b[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+}
+
+/// From three to five quarters, by a random byte.
+fn vary(byte: u8) -> f32 {
+    0.75 + f32::from(byte) / 512.0
+}
+
+fn symmetric(b: &mut [u8], scale: f32) {
+    let sign = if b[1] & 1 == 0 { 1.0 } else { -1.0 };
+    put(b, 0, sign * scale * vary(b[0]));
+}
+
+fn affine(b: &mut [u8], scale: f32, middle: f32) {
+    let scale = f16::from_f32(scale * vary(b[0])).to_f32();
+    put(b, 0, scale);
+    put(b, 2, -middle * scale);
+}
+
+/// Scales and minima of 32 to 63, each minimum equal to its scale, so that `middle` times the
+/// scale is what is taken off.
+fn k_quant(b: &mut [u8], scale: f32, middle: f32) {
+    let codes: [u8; 8] = std::array::from_fn(|j| 32 | b[4 + j] & 31);
+    for j in 0..4 {
+        let (low, high) = (codes[j], codes[j + 4]);
+        b[4 + j] = low | (high >> 4) << 6;
+        b[8 + j] = low | (high >> 4) << 6;
+        b[12 + j] = high & 15 | high << 4;
+    }
+    let scale = f16::from_f32(scale / 48.0).to_f32();
+    put(b, 0, scale);
+    put(b, 2, middle * scale);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::has_bad_scale;
+    use goldcrest_kernels::Format;
+
+    #[test]
+    fn weights_have_the_deviation_asked_for() {
+        for &format in Format::ALL {
+            let ty = GgmlType::ALL.iter().find(|ty| ty.name() == format.name()).copied().unwrap();
+            let k = 4096;
+            let rows = random_rows(ty, 16, k, 7);
+            assert!(!has_bad_scale(ty, &rows), "{ty}");
+            let mut values = vec![0.0; 16 * k];
+            let row = format.row_bytes(k).unwrap();
+            for (row, out) in rows.chunks_exact(row).zip(values.chunks_exact_mut(k)) {
+                format.dequantize(row, out);
+            }
+            let n = values.len() as f32;
+            let mean = values.iter().sum::<f32>() / n;
+            let std = (values.iter().map(|v| v * v).sum::<f32>() / n).sqrt() * (k as f32).sqrt();
+            assert!((0.9..1.1).contains(&std), "{ty}: {std}");
+            assert!(mean.abs() * (k as f32).sqrt() < 0.05, "{ty}: {mean}");
+        }
+    }
+
+    #[test]
+    fn a_seed_repeats() {
+        let rows = random_rows(GgmlType::Q4_K, 16, 1024, 7);
+        assert_eq!(rows, random_rows(GgmlType::Q4_K, 16, 1024, 7));
+        assert_ne!(rows, random_rows(GgmlType::Q4_K, 16, 1024, 8));
+    }
+}
