@@ -45,7 +45,9 @@ fn erf(x: f64) -> f64 {
     sum * (-x * x).exp() * 2.0 / std::f64::consts::PI.sqrt()
 }
 
-const NONLINEARITIES: [(Nonlinearity, fn(f64) -> f64); 3] = [
+type Function = fn(f64) -> f64;
+
+const NONLINEARITIES: [(Nonlinearity, Function); 3] = [
     (Nonlinearity::Silu, |v| v / (1.0 + (-v).exp())),
     (Nonlinearity::GeluTanh, |v| {
         let c = (2.0 / std::f64::consts::PI).sqrt();
