@@ -106,6 +106,7 @@ impl KvLayout {
         self.head_dim.next_multiple_of(LANES)
     }
 
+    #[inline(always)]
     #[track_caller]
     pub(crate) fn check(self, k_region: &[u8], v_region: &[u8]) {
         assert_eq!(k_region.len(), self.k_bytes(), "bytes of keys");
@@ -403,115 +404,5 @@ unsafe fn value_lanes<S: Simd>(
                 s.f_mul(Q8::load(s, codes), s.f_splat(scales[lane]))
             }
         }
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::simd::portable::Portable;
-
-    pub(crate) const TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8_0];
-
-    /// Stores every position in a scattered order, each with awkward numbers, and reads all back.
-    pub(crate) fn check<S: Simd>(s: S, ty: KvType, head_dim: usize, positions: usize) {
-        let layout = KvLayout::new(ty, head_dim, positions);
-        assert!(layout.k_bytes().is_multiple_of(64) && layout.v_bytes().is_multiple_of(64));
-        let awkward = [-1.5f32, 3e-6, -4e-8, 0.0, -0.0, 700.25, 1e-3, -0.333];
-        let value = |p: usize, d: usize, which: usize| {
-            awkward[(p * 7 + d * 3 + which) % awkward.len()] * (1.0 + (p + d) as f32 * 0.01)
-        };
-        // Storing must not depend on, or keep, what was there before.
-        let (mut k, mut v) = (vec![0xa5; layout.k_bytes()], vec![0xa5; layout.v_bytes()]);
-        let row = |p: usize, which: usize| -> Vec<f32> {
-            (0..head_dim).map(|d| value(p, d, which)).collect()
-        };
-        let step = (1..).map(|i| 2 * i + 5).find(|i| gcd(*i, positions) == 1).unwrap();
-        for i in 0..positions {
-            let p = i * step % positions;
-            // SAFETY: the caller's token vouches for the CPU.
-            unsafe { kv_store(s, layout, &mut k, &mut v, p, &row(p, 0), &row(p, 1)) };
-        }
-        let (mut k_row, mut v_row) = (vec![0.0; head_dim], vec![0.0; head_dim]);
-        for p in 0..positions {
-            // SAFETY: as above.
-            unsafe { kv_load(s, layout, &k, &v, p, &mut k_row, &mut v_row) };
-            for (got, which) in [(&k_row, 0), (&v_row, 1)] {
-                let want = row(p, which);
-                for (got, want) in got.chunks(BLOCK).zip(want.chunks(BLOCK)) {
-                    let most = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                    for (g, w) in got.iter().zip(want) {
-                        match ty {
-                            KvType::F32 => assert_eq!(g.to_bits(), w.to_bits()),
-                            KvType::F16 => assert_eq!(*g, half::f16::from_f32(*w).to_f32()),
-                            KvType::Q8_0 => assert!(
-                                (g - w).abs() <= most * 0.5 / 127.0 * 1.01 + 2e-6,
-                                "{g} for {w}, most {most}"
-                            ),
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// What is not a number of ordinary size.
-    pub(crate) fn check_extremes<S: Simd>(s: S) {
-        let row = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-40, 1e6, -1e6, 0.0];
-        for ty in TYPES {
-            let layout = KvLayout::new(ty, 8, 20);
-            let (mut k, mut v) = (vec![0; layout.k_bytes()], vec![0; layout.v_bytes()]);
-            let (mut k_row, mut v_row) = ([0.0; 8], [0.0; 8]);
-            // SAFETY: the caller's token vouches for the CPU.
-            unsafe {
-                kv_store(s, layout, &mut k, &mut v, 17, &row, &row);
-                kv_load(s, layout, &k, &v, 17, &mut k_row, &mut v_row);
-            }
-            for i in 0..8 {
-                assert!(k_row[i] == v_row[i] || k_row[i].is_nan() && v_row[i].is_nan());
-                match ty {
-                    KvType::F32 => assert!(k_row[i] == row[i] || row[i].is_nan()),
-                    KvType::F16 => {
-                        let want = half::f16::from_f32(row[i]).to_f32();
-                        assert!(k_row[i] == want || want.is_nan() && k_row[i].is_nan());
-                    }
-                    KvType::Q8_0 => assert!(k_row[i].is_nan()),
-                }
-            }
-            // SAFETY: as above.
-            unsafe {
-                kv_store(s, layout, &mut k, &mut v, 17, &[0.0; 8], &row);
-                kv_load(s, layout, &k, &v, 17, &mut k_row, &mut v_row);
-            }
-            assert_eq!(k_row, [0.0; 8]);
-            // SAFETY: as above.
-            unsafe { kv_load(s, layout, &k, &v, 16, &mut k_row, &mut v_row) };
-            assert_eq!((k_row, v_row), ([0.0; 8], [0.0; 8]), "a neighbour was written");
-        }
-    }
-
-    fn gcd(a: usize, b: usize) -> usize {
-        if b == 0 { a } else { gcd(b, a % b) }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-        #[test]
-        fn portable(half in 1usize..70, positions in 1usize..50, ty in 0usize..3) {
-            check(Portable, TYPES[ty], 2 * half, positions);
-        }
-    }
-
-    #[test]
-    fn portable_extremes() {
-        check_extremes(Portable);
-    }
-
-    #[test]
-    fn bytes_of_a_position() {
-        let per_position = |ty| KvLayout::new(ty, 128, 4096).k_bytes() / 4096;
-        assert_eq!(TYPES.map(per_position), [512, 256, 136]);
     }
 }

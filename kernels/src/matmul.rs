@@ -33,6 +33,7 @@ mod simple;
 
 use std::mem::MaybeUninit;
 
+use crate::ops;
 use crate::simd::{LANES, Simd};
 
 pub(crate) use float::{BF16, F16, F32};
@@ -194,11 +195,7 @@ unsafe fn read<S: Simd>(s: S, p: *const f32, cols: usize) -> S::F {
         return s.f_load(p);
     }
     let mut lanes = [0.0f32; LANES];
-    let mut c = 0;
-    while c < cols {
-        lanes[c] = p.add(c).read();
-        c += 1;
-    }
+    ops::copy_tail(p, lanes.as_mut_ptr(), cols);
     s.f_load(lanes.as_ptr())
 }
 
@@ -210,11 +207,7 @@ unsafe fn write<S: Simd>(s: S, p: *mut f32, cols: usize, v: S::F) {
     }
     let mut lanes = [0.0f32; LANES];
     s.f_store(lanes.as_mut_ptr(), v);
-    let mut c = 0;
-    while c < cols {
-        p.add(c).write(lanes[c]);
-        c += 1;
-    }
+    ops::copy_tail(lanes.as_ptr(), p, cols);
 }
 
 /// Runs a product, at most `MAX` (1, 2, 4, 8 or 12) rows in registers at a time. A row gets the

@@ -27,6 +27,31 @@ pub enum Nonlinearity {
     GeluErf,
 }
 
+/// Copies `n` floats, fewer than 16, by powers of two: a loop of any length would become a call of
+/// `memcpy`.
+///
+/// # Safety
+/// `from` and `to` are valid for `n` elements and do not overlap.
+#[inline(always)]
+pub(crate) unsafe fn copy_tail(mut from: *const f32, mut to: *mut f32, n: usize) {
+    macro_rules! copy {
+        ($($count:literal)*) => { $(
+            if n & $count != 0 {
+                type Part = [f32; $count];
+                to.cast::<Part>().write_unaligned(from.cast::<Part>().read_unaligned());
+                (from, to) = (from.add($count), to.add($count));
+            }
+        )* };
+    }
+    // SAFETY: the bits of `n` add up to `n`.
+    unsafe {
+        copy!(8 4 2);
+        if n & 1 != 0 {
+            *to = *from;
+        }
+    }
+}
+
 /// Sixteen lanes of the `left` elements at `p`, the missing ones `pad`.
 ///
 /// # Safety
@@ -39,7 +64,7 @@ pub(crate) unsafe fn load<S: Simd>(s: S, p: *const f32, left: usize, pad: f32) -
             return s.f_load(p);
         }
         let mut lanes = [pad; LANES];
-        p.copy_to_nonoverlapping(lanes.as_mut_ptr(), left);
+        copy_tail(p, lanes.as_mut_ptr(), left);
         s.f_load(lanes.as_ptr())
     }
 }
@@ -57,7 +82,7 @@ pub(crate) unsafe fn store<S: Simd>(s: S, p: *mut f32, left: usize, v: S::F) {
         }
         let mut lanes = [0.0; LANES];
         s.f_store(lanes.as_mut_ptr(), v);
-        p.copy_from_nonoverlapping(lanes.as_ptr(), left);
+        copy_tail(lanes.as_ptr(), p, left);
     }
 }
 
@@ -377,149 +402,5 @@ pub(crate) unsafe fn softmax<S: Simd>(s: S, x: &mut [f32]) {
             store(s, p.add(i), n - i, s.f_div(load(s, p.add(i), n - i, 0.0), total));
             i += LANES;
         }
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::simd::portable::Portable;
-
-    fn near(got: f32, want: f64, tolerance: f64) -> bool {
-        (f64::from(got) - want).abs() <= tolerance * (1.0 + want.abs())
-    }
-
-    fn assert_near(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
-        assert_eq!(got.len(), want.len());
-        for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-            assert!(near(g, w, tolerance), "{what}[{i}] = {g}, not {w}");
-        }
-    }
-
-    fn wide(x: &[f32]) -> Vec<f64> {
-        x.iter().map(|&v| f64::from(v)).collect()
-    }
-
-    /// Every op against double precision on one instruction set, for a row `x` and another `y`
-    /// of the same length.
-    pub(crate) fn check<S: Simd>(s: S, x: &[f32], y: &[f32]) {
-        let n = x.len();
-        let (wx, wy) = (wide(x), wide(y));
-        let mut out = vec![0.0; n];
-
-        let mean_square = wx.iter().map(|v| v * v).sum::<f64>() / n as f64;
-        let inverse = 1.0 / (mean_square + 1e-5).sqrt();
-        let want: Vec<f64> = wx.iter().zip(&wy).map(|(v, w)| v * inverse * w).collect();
-        // SAFETY: here and below the caller's token vouches for the CPU.
-        unsafe { rms_norm(s, x, y, 1e-5, &mut out) };
-        assert_near("rms_norm", &out, &want, 2e-6);
-        let mut twice = [x, x].concat();
-        // SAFETY: as above.
-        unsafe { rms_norm_in_place(s, &mut twice, y, 1e-5) };
-        assert_eq!(twice, [&out[..], &out[..]].concat());
-
-        let mean = wx.iter().sum::<f64>() / n as f64;
-        let variance = wx.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n as f64;
-        let inverse = 1.0 / (variance + 1e-2).sqrt();
-        let want: Vec<f64> =
-            wx.iter().zip(&wy).map(|(v, w)| (v - mean) * inverse * w + w).collect();
-        // SAFETY: as above.
-        unsafe { layer_norm(s, x, y, Some(y), 1e-2, &mut out) };
-        assert_near("layer_norm", &out, &want, 1e-5);
-
-        for (f, of) in [
-            (Nonlinearity::Silu, (|v| v / (1.0 + (-v).exp())) as fn(f64) -> f64),
-            (Nonlinearity::GeluTanh, |v| {
-                let c = (2.0 / std::f64::consts::PI).sqrt();
-                0.5 * v * (1.0 + (c * (v + 0.044715 * v * v * v)).tanh())
-            }),
-        ] {
-            let want: Vec<f64> = wx.iter().zip(&wy).map(|(&v, w)| of(v) * w).collect();
-            // SAFETY: as above.
-            unsafe { gated(s, f, x, y, &mut out) };
-            assert_near("gated", &out, &want, 5e-6);
-            let want: Vec<f64> = wx.iter().map(|&v| of(v)).collect();
-            out.copy_from_slice(x);
-            // SAFETY: as above.
-            unsafe { activate(s, f, &mut out) };
-            assert_near("activate", &out, &want, 5e-6);
-        }
-
-        let want: Vec<f64> = wx.iter().map(|v| 5.0 * (v / 5.0).tanh()).collect();
-        out.copy_from_slice(x);
-        // SAFETY: as above.
-        unsafe { softcap(s, 5.0, &mut out) };
-        assert_near("softcap", &out, &want, 2e-6);
-
-        let total: f64 = wx.iter().map(|v| v.exp()).sum();
-        let want: Vec<f64> = wx.iter().map(|v| v.exp() / total).collect();
-        out.copy_from_slice(x);
-        // SAFETY: as above.
-        unsafe { softmax(s, &mut out) };
-        assert_near("softmax", &out, &want, 1e-6);
-
-        out.copy_from_slice(x);
-        // SAFETY: as above.
-        unsafe {
-            add(s, &mut out, y);
-        }
-        for i in 0..n {
-            assert_eq!(out[i], x[i] + y[i]);
-        }
-    }
-
-    /// Both styles of rope, over part of the head and over several heads.
-    pub(crate) fn check_rope<S: Simd>(s: S, half: usize, rest: usize, seed: f32) {
-        let head_dim = 2 * half + rest;
-        let x: Vec<f32> = (0..3 * head_dim).map(|i| (i as f32 * 0.37 + seed).sin()).collect();
-        let angles: Vec<f32> = (0..half).map(|i| seed / (1.0 + i as f32)).collect();
-        let cos: Vec<f32> = angles.iter().map(|a| a.cos()).collect();
-        let sin: Vec<f32> = angles.iter().map(|a| a.sin()).collect();
-        for style in [RopeStyle::Pairs, RopeStyle::Halves] {
-            let mut got = x.clone();
-            // SAFETY: the caller's token vouches for the CPU.
-            unsafe { rope(s, style, &mut got, head_dim, &cos, &sin) };
-            let mut want = wide(&x);
-            for head in want.chunks_exact_mut(head_dim) {
-                for i in 0..half {
-                    let (a, b) = match style {
-                        RopeStyle::Pairs => (2 * i, 2 * i + 1),
-                        RopeStyle::Halves => (i, i + half),
-                    };
-                    let (c, d) = (f64::from(cos[i]), f64::from(sin[i]));
-                    (head[a], head[b]) = (head[a] * c - head[b] * d, head[b] * c + head[a] * d);
-                }
-            }
-            assert_near("rope", &got, &want, 3e-7);
-        }
-    }
-
-    fn rows() -> impl Strategy<Value = (Vec<f32>, Vec<f32>)> {
-        (1usize..200).prop_flat_map(|n| {
-            let row = || proptest::collection::vec(-12.0f32..12.0, n);
-            (row(), row())
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn portable((x, y) in rows()) {
-            check(Portable, &x, &y);
-        }
-
-        #[test]
-        fn portable_rope(half in 1usize..40, rest in 0usize..9, seed in -9.0f32..9.0) {
-            check_rope(Portable, half, rest, seed);
-        }
-    }
-
-    #[test]
-    fn softmax_of_masked_elements() {
-        let mut x = [f32::NEG_INFINITY, 1000.0, f32::NEG_INFINITY];
-        // SAFETY: the portable tier runs on every CPU.
-        unsafe { softmax(Portable, &mut x) };
-        assert_eq!(x, [0.0, 1.0, 0.0]);
     }
 }
