@@ -43,6 +43,11 @@ impl<'a> Tile<'a> {
     }
 }
 
+/// Bytes of activations that stay in a second-level cache beside the panels that pass by.
+const ROW_BLOCK_BYTES: usize = 512 << 10;
+/// Rows come in multiples of this: every number that a kernel keeps in registers divides it.
+const ROW_BLOCK: usize = 24;
+
 type MatmulFn = unsafe fn(&Args);
 
 /// The ops beside the products: name, arguments, and the generic function behind it. An op is one
@@ -305,20 +310,24 @@ impl Kernels {
         assert!(out.cols.div_ceil(PANEL_ROWS) == n_panels, "{} columns", out.cols);
         assert!(x.kind == format.activation() && x.stride == x.kind.row_bytes(k), "{x:?}");
         assert!(x.rows == out.rows, "{} rows to {}", x.rows, out.rows);
-        let args = Args {
-            panels: panels.as_ptr(),
-            n_panels,
-            panel_bytes,
-            units: k.div_ceil(layout::unit(format).0),
-            x: x.data.as_ptr(),
-            x_stride: x.stride,
-            rows: x.rows,
-            out: out.out,
-            out_stride: out.stride,
-            cols: out.cols,
-        };
-        // SAFETY: the lengths are checked above; `self` is handed out only where the CPU has
-        // its instruction set.
-        unsafe { (self.matmul[format as usize])(&args) }
+        // Many rows go in blocks that stay in the second-level cache while the panels pass by.
+        let block = (ROW_BLOCK_BYTES / x.stride / ROW_BLOCK * ROW_BLOCK).max(ROW_BLOCK);
+        for from in (0..x.rows).step_by(block) {
+            let args = Args {
+                panels: panels.as_ptr(),
+                n_panels,
+                panel_bytes,
+                units: k.div_ceil(layout::unit(format).0),
+                x: x.data[from * x.stride..].as_ptr(),
+                x_stride: x.stride,
+                rows: block.min(x.rows - from),
+                out: out.out.wrapping_add(from * out.stride),
+                out_stride: out.stride,
+                cols: out.cols,
+            };
+            // SAFETY: the lengths are checked above; `self` is handed out only where the CPU has
+            // its instruction set.
+            unsafe { (self.matmul[format as usize])(&args) }
+        }
     }
 }
