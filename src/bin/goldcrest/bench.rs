@@ -252,7 +252,7 @@ impl Test {
             min: rates.iter().copied().fold(f64::INFINITY, f64::min),
             max: rates.iter().copied().fold(0.0, f64::max),
         };
-        let gbs = (self.batch == 1).then(|| run.bytes_per_token as f64 * 1e-9 * tps.median);
+        let gbs = (self.batch == 1).then_some(run.bytes_per_token as f64 * 1e-9 * tps.median);
         let all_tokens = (self.tokens * self.seconds.len()) as f64;
         Line {
             run,
