@@ -191,26 +191,30 @@ macro_rules! tier {
 
             const TILE: usize = $tile;
 
-            tier!(@products [$($feature),*], $token, $max:
-                f32 F32 true, f16 F16 true, bf16 BF16 true,
-                f32_unfused F32 false, f16_unfused F16 false, bf16_unfused BF16 false,
-                q8_0 Q8_0 false, q4_0 Q4_0 false, q4_1 Q4_1 false, q5_0 Q5_0 false,
-                q5_1 Q5_1 false, q4_k Q4_K false, q5_k Q5_K false, q6_k Q6_K false
+            tier!(@products [$($feature),*], $token;
+                f32 matmul::<F32, $max, true>, f16 matmul::<F16, $max, true>,
+                bf16 matmul::<BF16, $max, true>,
+                f32_unfused matmul::<F32, $max, false>, f16_unfused matmul::<F16, $max, false>,
+                bf16_unfused matmul::<BF16, $max, false>,
+                q8_0 matmul_unpacked::<Q8_0, $max>, q4_0 matmul_unpacked::<Q4_0, $max>,
+                q4_1 matmul_unpacked::<Q4_1, $max>, q5_0 matmul_unpacked::<Q5_0, $max>,
+                q5_1 matmul_unpacked::<Q5_1, $max>, q4_k matmul_unpacked::<Q4_K, $max>,
+                q5_k matmul_unpacked::<Q5_K, $max>, q6_k matmul_unpacked::<Q6_K, $max>
             );
             ops!(entries $isa, [$($feature),*], $token;);
         }
     };
-    (@products $features:tt, $token:expr, $max:literal:
-        $($name:ident $format:ident $fused:literal),*) => { $(
-        tier!(@product $features, $token, $max, $name $format $fused);
+    (@products $features:tt, $token:expr;
+        $($name:ident $product:ident::<$format:ident, $($constant:tt),*>),*) => { $(
+        tier!(@product $features, $token, $name $product $format $($constant)*);
     )* };
-    (@product [$($feature:literal),*], $token:expr, $max:literal,
-        $name:ident $format:ident $fused:literal) => {
+    (@product [$($feature:literal),*], $token:expr,
+        $name:ident $product:ident $format:ident $($constant:tt)*) => {
         $(#[target_feature(enable = $feature)])*
         unsafe fn $name(a: &Args) {
             // SAFETY: the arguments are checked; the table is handed out on a CPU that has
             // these features.
-            unsafe { matmul::matmul::<_, matmul::$format, $max, $fused>($token, a) }
+            unsafe { matmul::$product::<_, matmul::$format, $($constant),*>($token, a) }
         }
     };
 }

@@ -6,9 +6,32 @@
 
 pub(crate) mod layout;
 
+/// `each!(i < n => body)`: the body for i = 0, 1, ..., n - 1. With a literal it is written out
+/// here; else it is a loop short enough for the compiler to unroll, so that arrays of vectors
+/// indexed by `i` live in registers. (Writing the rows out as well made the crate take ten
+/// minutes to compile.)
+macro_rules! each {
+    ($i:ident < 2 => $body:block) => { each!(@ $i, $body, 0 1) };
+    ($i:ident < 4 => $body:block) => { each!(@ $i, $body, 0 1 2 3) };
+    ($i:ident < 8 => $body:block) => { each!(@ $i, $body, 0 1 2 3 4 5 6 7) };
+    ($i:ident < $n:ident => $body:block) => {
+        let mut $i = 0;
+        while $i < $n {
+            $body
+            $i += 1;
+        }
+    };
+    (@ $i:ident, $body:block, $($at:literal)*) => { $( {
+        let $i: usize = $at;
+        $body
+    } )* };
+}
+
 mod float;
 mod k_quant;
 mod simple;
+
+use std::mem::MaybeUninit;
 
 use crate::simd::{LANES, Simd};
 
@@ -51,6 +74,140 @@ pub(crate) trait Weight {
         x: *const u8,
         x_stride: usize,
     ) -> [S::F; MR];
+}
+
+/// A format whose units can be unpacked beforehand, for many rows.
+pub(crate) trait Unpack: Weight {
+    /// A unit ready for the dot products: larger than the panel's, and decoded once for all rows.
+    type Unit<S: Simd>: Copy;
+    /// Units that are unpacked at a time; together about 10 KB, so that they stay in the
+    /// first-level cache beside the activations.
+    const UNITS: usize;
+    /// Bytes of a unit in the panel.
+    const UNIT_BYTES: usize;
+    /// Bytes of the activations of a unit.
+    const RECORD: usize;
+
+    /// # Safety
+    /// `unit` is valid for a unit; the CPU has the instruction set of `s`.
+    unsafe fn unpack<S: Simd>(s: S, unit: *const u8) -> Self::Unit<S>;
+
+    /// Adds one unit's part of `MR` rows, to the bits that [`Weight::panel`] gives.
+    ///
+    /// # Safety
+    /// `x` has a record in each of `MR` rows; the CPU has the instruction set of `s`.
+    unsafe fn add<S: Simd, const MR: usize>(
+        s: S,
+        unit: &Self::Unit<S>,
+        x: *const u8,
+        x_stride: usize,
+        acc: &mut [S::F; MR],
+    );
+}
+
+/// From how many rows on [`Simd::UNPACK`] pays.
+const UNPACK_ROWS: usize = 6;
+
+/// As [`matmul`], for a format that can be unpacked.
+///
+/// # Safety
+/// As [`matmul`].
+#[inline(always)]
+pub(crate) unsafe fn matmul_unpacked<S: Simd, W: Unpack, const MAX: usize>(s: S, a: &Args) {
+    if !S::UNPACK || a.rows < UNPACK_ROWS {
+        return matmul::<S, W, MAX, false>(s, a);
+    }
+    let mut p = 0;
+    while p < a.n_panels {
+        let panel = a.panels.add(p * a.panel_bytes);
+        let out = a.out.add(p * LANES);
+        let cols = a.cols - p * LANES;
+        let mut from = 0;
+        while from < a.units {
+            let units = if a.units - from < W::UNITS { a.units - from } else { W::UNITS };
+            // At most eight units, whatever the format.
+            let mut unpacked: [MaybeUninit<W::Unit<S>>; 8] = [const { MaybeUninit::uninit() }; 8];
+            let mut u = 0;
+            while u < units {
+                unpacked[u].write(W::unpack(s, panel.add((from + u) * W::UNIT_BYTES)));
+                u += 1;
+            }
+            let unpacked = unpacked.as_ptr().cast::<W::Unit<S>>();
+            let x = a.x.add(from * W::RECORD);
+            let mut m = 0;
+            while m + MAX <= a.rows {
+                part::<S, W, MAX>(s, a, unpacked, units, x, out, m, cols, from == 0);
+                m += MAX;
+            }
+            while m < a.rows {
+                part::<S, W, 1>(s, a, unpacked, units, x, out, m, cols, from == 0);
+                m += 1;
+            }
+            from += units;
+        }
+        p += 1;
+    }
+}
+
+/// Adds some units to `MR` rows of the result, or begins them.
+///
+/// # Safety
+/// As [`matmul`]; rows `m .. m + MR` exist.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "the loop variables of its only caller")]
+unsafe fn part<S: Simd, W: Unpack, const MR: usize>(
+    s: S,
+    a: &Args,
+    unpacked: *const W::Unit<S>,
+    units: usize,
+    x: *const u8,
+    out: *mut f32,
+    m: usize,
+    cols: usize,
+    first: bool,
+) {
+    let x = x.add(m * a.x_stride);
+    let out = out.add(m * a.out_stride);
+    let mut acc = [s.f_splat(0.0); MR];
+    if !first {
+        each!(r < MR => { acc[r] = read(s, out.add(r * a.out_stride), cols); });
+    }
+    let mut u = 0;
+    while u < units {
+        W::add(s, &*unpacked.add(u), x.add(u * W::RECORD), a.x_stride, &mut acc);
+        u += 1;
+    }
+    each!(r < MR => { write(s, out.add(r * a.out_stride), cols, acc[r]); });
+}
+
+/// Sixteen floats at `p`, of which only `cols` exist.
+#[inline(always)]
+unsafe fn read<S: Simd>(s: S, p: *const f32, cols: usize) -> S::F {
+    if cols >= LANES {
+        return s.f_load(p);
+    }
+    let mut lanes = [0.0f32; LANES];
+    let mut c = 0;
+    while c < cols {
+        lanes[c] = p.add(c).read();
+        c += 1;
+    }
+    s.f_load(lanes.as_ptr())
+}
+
+/// Writes the first `cols` of sixteen floats.
+#[inline(always)]
+unsafe fn write<S: Simd>(s: S, p: *mut f32, cols: usize, v: S::F) {
+    if cols >= LANES {
+        return s.f_store(p, v);
+    }
+    let mut lanes = [0.0f32; LANES];
+    s.f_store(lanes.as_mut_ptr(), v);
+    let mut c = 0;
+    while c < cols {
+        p.add(c).write(lanes[c]);
+        c += 1;
+    }
 }
 
 /// Runs a product, at most `MAX` (2, 4, 8 or 12) rows in registers at a time. A row gets the
@@ -98,41 +255,5 @@ unsafe fn tile<S: Simd, W: Weight, const MR: usize, const FUSED: bool>(
     let sums = W::panel::<S, MR, FUSED>(s, panel, a.units, a.x.add(m * a.x_stride), a.x_stride);
     let out = a.out.add(m * a.out_stride + p * LANES);
     let cols = a.cols - p * LANES;
-    let mut r = 0;
-    while r < MR {
-        if cols >= LANES {
-            s.f_store(out.add(r * a.out_stride), sums[r]);
-        } else {
-            let mut lanes = [0.0f32; LANES];
-            s.f_store(lanes.as_mut_ptr(), sums[r]);
-            let mut c = 0;
-            while c < cols {
-                out.add(r * a.out_stride + c).write(lanes[c]);
-                c += 1;
-            }
-        }
-        r += 1;
-    }
+    each!(r < MR => { write(s, out.add(r * a.out_stride), cols, sums[r]); });
 }
-
-/// `each!(i < n => body)`: the body for i = 0, 1, ..., n - 1. With a literal it is written out
-/// here; else it is a loop short enough for the compiler to unroll, so that arrays of vectors
-/// indexed by `i` live in registers. (Writing the rows out as well made the crate take ten
-/// minutes to compile.)
-macro_rules! each {
-    ($i:ident < 2 => $body:block) => { $crate::matmul::each!(@ $i, $body, 0 1) };
-    ($i:ident < 4 => $body:block) => { $crate::matmul::each!(@ $i, $body, 0 1 2 3) };
-    ($i:ident < 8 => $body:block) => { $crate::matmul::each!(@ $i, $body, 0 1 2 3 4 5 6 7) };
-    ($i:ident < $n:ident => $body:block) => {
-        let mut $i = 0;
-        while $i < $n {
-            $body
-            $i += 1;
-        }
-    };
-    (@ $i:ident, $body:block, $($at:literal)*) => { $( {
-        let $i: usize = $at;
-        $body
-    } )* };
-}
-pub(crate) use each;

@@ -1,7 +1,7 @@
 //! The formats without codes: F32, F16, BF16.
 
 use super::simple::prefetch;
-use super::{Weight, each};
+use super::Weight;
 use crate::simd::Simd;
 
 macro_rules! float_format {

@@ -1,7 +1,7 @@
 //! The formats of 32 values with one scale: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1.
 
 use super::layout::{self, HALVES, NIBBLES, VECTOR};
-use super::{Weight, each};
+use super::{Unpack, Weight};
 use crate::activation::{Q8_RECORD, q8};
 use crate::format::Format;
 use crate::simd::Simd;
@@ -60,6 +60,7 @@ macro_rules! nibble_format {
                         }
                         each!(j < 4 => {
                             let (low, high) = nibbles::<S, HIGH>(s, codes, j);
+                            let (low, high) = (s.prep_u(low), s.prep_u(high));
                             each!(m < MR => {
                                 let x = x.add(m * x_stride + 32 * b + 4 * j).cast();
                                 dots[m] = s.dot_u(dots[m], low, s.x_load(x));
@@ -96,7 +97,96 @@ macro_rules! nibble_format {
                 acc
             }
         }
+
+        impl Unpack for $name {
+            type Unit<S: Simd> = Unpacked<S::U8, S::F>;
+            const UNITS: usize = 8;
+            const UNIT_BYTES: usize = layout::unit(Format::$name).1;
+            const RECORD: usize = Q8_RECORD;
+
+            #[inline(always)]
+            unsafe fn unpack<S: Simd>(s: S, unit: *const u8) -> Self::Unit<S> {
+                const FORMAT: Format = Format::$name;
+                const CODES: usize = layout::code_bytes(FORMAT);
+                const HIGH: bool = layout::high_bytes(FORMAT) > 0;
+                let none = s.prep_u(s.b_splat(0));
+                let mut out = Unpacked {
+                    codes: [[none; 8]; 2],
+                    scale: [s.f_splat(0.0); 2],
+                    min: [s.f_splat(0.0); 2],
+                };
+                each!(b < 2 => {
+                    each!(j < 4 => {
+                        let (low, high) = nibbles::<S, HIGH>(s, unit.add(b * CODES), j);
+                        out.codes[b][j] = s.prep_u(low);
+                        out.codes[b][j + 4] = s.prep_u(high);
+                    });
+                    let tail = unit.add(2 * CODES + b * HALVES);
+                    out.scale[b] = s.f_load_f16(tail.cast());
+                    if layout::has_min(FORMAT) {
+                        out.min[b] = s.f_load_f16(tail.add(2 * HALVES).cast());
+                    }
+                });
+                out
+            }
+
+            #[inline(always)]
+            unsafe fn add<S: Simd, const MR: usize>(
+                s: S,
+                unit: &Self::Unit<S>,
+                x: *const u8,
+                x_stride: usize,
+                acc: &mut [S::F; MR],
+            ) {
+                const HIGH: bool = layout::high_bytes(Format::$name) > 0;
+                let start: Option<usize> = $start;
+                let mut b = 0;
+                while b < 2 {
+                    let mut dots = [s.acc_zero(); MR];
+                    if let Some(at) = start {
+                        each!(m < MR => {
+                            dots[m] = s.acc_start(x.add(m * x_stride + at + 4 * b).cast());
+                        });
+                    }
+                    each!(j < 8 => {
+                        let w = unit.codes[b][j];
+                        each!(m < MR => {
+                            let x = x.add(m * x_stride + 32 * b + 4 * j).cast();
+                            dots[m] = s.dot_u(dots[m], w, s.x_load(x));
+                        });
+                        if HIGH && j == 3 {
+                            each!(m < MR => { dots[m] = s.flush(dots[m]); });
+                        }
+                    });
+                    each!(m < MR => {
+                        let x = x.add(m * x_stride + 4 * b);
+                        let dot = match start {
+                            Some(at) => s.finish(dots[m], x.add(at).cast()),
+                            None => s.finish(dots[m], ZERO.as_ptr()),
+                        };
+                        let scale = s.f_mul(unit.scale[b], s.f_splat_at(x.add(q8::SCALE).cast()));
+                        acc[m] = s.f_add(acc[m], s.f_mul(s.i_to_f(dot), scale));
+                    });
+                    if layout::has_min(Format::$name) {
+                        each!(m < MR => {
+                            let sum = x.add(m * x_stride + 4 * b + q8::SCALED_SUM);
+                            let min = s.f_mul(unit.min[b], s.f_splat_at(sum.cast()));
+                            acc[m] = s.f_add(acc[m], min);
+                        });
+                    }
+                    b += 1;
+                }
+            }
+        }
     )* };
+}
+
+/// Two blocks with their codes unpacked.
+#[derive(Clone, Copy)]
+pub(crate) struct Unpacked<C, F> {
+    codes: [[C; 8]; 2],
+    scale: [F; 2],
+    min: [F; 2],
 }
 
 /// What a format without an offset starts from.
@@ -183,5 +273,60 @@ impl Weight for Q8_0 {
             u += 1;
         }
         acc
+    }
+}
+
+impl Unpack for Q8_0 {
+    type Unit<S: Simd> = Unpacked<S::S8, S::F>;
+    const UNITS: usize = 8;
+    const UNIT_BYTES: usize = layout::unit(Format::Q8_0).1;
+    const RECORD: usize = Q8_RECORD;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, unit: *const u8) -> Self::Unit<S> {
+        const CODES: usize = layout::code_bytes(Format::Q8_0);
+        let none = s.prep_s(s.b_splat(0));
+        let zero = s.f_splat(0.0);
+        let mut out = Unpacked { codes: [[none; 8]; 2], scale: [zero; 2], min: [zero; 2] };
+        each!(b < 2 => {
+            each!(j < 8 => {
+                out.codes[b][j] = s.prep_s(s.b_load(unit.add(b * CODES + j * VECTOR)));
+            });
+            out.scale[b] = s.f_load_f16(unit.add(2 * CODES + b * HALVES).cast());
+        });
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn add<S: Simd, const MR: usize>(
+        s: S,
+        unit: &Self::Unit<S>,
+        x: *const u8,
+        x_stride: usize,
+        acc: &mut [S::F; MR],
+    ) {
+        let mut b = 0;
+        while b < 2 {
+            let mut dots = [s.i_splat(0); MR];
+            if S::S8_BIAS != 0 {
+                each!(m < MR => {
+                    let start = x.add(m * x_stride + q8::MINUS_128 + 4 * b);
+                    dots[m] = s.i_splat_at(start.cast());
+                });
+            }
+            each!(j < 8 => {
+                let w = unit.codes[b][j];
+                each!(m < MR => {
+                    let x = x.add(m * x_stride + 32 * b + 4 * j).cast();
+                    dots[m] = s.dot_s(dots[m], w, s.x_load(x));
+                });
+            });
+            each!(m < MR => {
+                let x = x.add(m * x_stride + 4 * b + q8::SCALE);
+                let scale = s.f_mul(unit.scale[b], s.f_splat_at(x.cast()));
+                acc[m] = s.f_add(acc[m], s.f_mul(s.i_to_f(dots[m]), scale));
+            });
+            b += 1;
+        }
     }
 }

@@ -30,6 +30,8 @@ pub(crate) unsafe trait Simd: Copy {
     type X: Copy;
     /// Running dot products of sixteen rows of unsigned codes.
     type Acc: Copy;
+    /// 64 unsigned codes made ready for [`dot_u`](Self::dot_u).
+    type U8: Copy;
     /// 64 signed codes made ready for [`dot_s`](Self::dot_s).
     type S8: Copy;
 
@@ -38,6 +40,9 @@ pub(crate) unsafe trait Simd: Copy {
     const S8_BIAS: i32;
     /// Whether [`Acc`](Self::Acc) is 32 bits wide and never needs a [`flush`](Self::flush).
     const WIDE: bool;
+    /// Whether many rows are multiplied faster with a panel whose codes were unpacked beforehand,
+    /// part by part: where unpacking is dear beside the dot products.
+    const UNPACK: bool;
 
     unsafe fn prefetch(self, p: *const u8);
 
@@ -54,6 +59,7 @@ pub(crate) unsafe trait Simd: Copy {
     // Dot products: row r takes bytes 4 r .. 4 r + 4 of a vector against the same 4 activations.
     /// Reads 4 activations.
     unsafe fn x_load(self, p: *const i8) -> Self::X;
+    unsafe fn prep_u(self, w: Self::B) -> Self::U8;
     unsafe fn acc_zero(self) -> Self::Acc;
     /// Starts every row at the `i32` at `start`, or at zero where that costs an instruction:
     /// [`finish`](Self::finish) of the same `start` completes it.
@@ -61,7 +67,7 @@ pub(crate) unsafe trait Simd: Copy {
     /// Adds the products of unsigned codes. Between two [`flush`](Self::flush)es, or
     /// [`scale_add`](Self::scale_add)s of a fresh accumulator, at most 8 calls with 4-bit codes,
     /// 4 with 5-bit ones, 2 with 6-bit ones.
-    unsafe fn dot_u(self, acc: Self::Acc, w: Self::B, x: Self::X) -> Self::Acc;
+    unsafe fn dot_u(self, acc: Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc;
     /// Widens what narrow accumulators hold.
     unsafe fn flush(self, acc: Self::Acc) -> Self::Acc;
     /// The dot products of an accumulator that [`acc_start`](Self::acc_start) began at `start`.

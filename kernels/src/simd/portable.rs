@@ -49,10 +49,12 @@ unsafe impl Simd for Portable {
     type F = [f32; LANES];
     type X = [i8; 4];
     type Acc = [i32; LANES];
+    type U8 = [u8; 64];
     type S8 = [u8; 64];
 
     const S8_BIAS: i32 = 0;
     const WIDE: bool = true;
+    const UNPACK: bool = false;
 
     #[inline(always)]
     unsafe fn prefetch(self, _p: *const u8) {}
@@ -93,7 +95,11 @@ unsafe impl Simd for Portable {
         [0; LANES]
     }
     #[inline(always)]
-    unsafe fn dot_u(self, mut acc: Self::Acc, w: Self::B, x: Self::X) -> Self::Acc {
+    unsafe fn prep_u(self, w: Self::B) -> Self::U8 {
+        w
+    }
+    #[inline(always)]
+    unsafe fn dot_u(self, mut acc: Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc {
         for r in 0..LANES {
             for c in 0..4 {
                 acc[r] += i32::from(w[4 * r + c]) * i32::from(x[c]);

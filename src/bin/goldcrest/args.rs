@@ -99,7 +99,13 @@ pub(crate) struct RunArgs {
 #[command(next_help_heading = "Prompt")]
 pub(crate) struct PromptArgs {
     /// The prompt; "" starts from the beginning-of-text token, where the model has one
-    #[arg(short = 'p', long = "prompt", value_name = "TEXT", conflicts_with = "file")]
+    #[arg(
+        short = 'p',
+        long = "prompt",
+        value_name = "TEXT",
+        conflicts_with = "file",
+        allow_hyphen_values = true
+    )]
     pub(crate) text: Option<String>,
     /// Read the prompt from a file, less one line break at its end [default: standard input]
     #[arg(short = 'f', long = "file", value_name = "FILE")]
@@ -132,7 +138,13 @@ pub(crate) struct SamplingArgs {
     #[arg(short = 's', long, value_name = "N")]
     seed: Option<u64>,
     /// End before this text comes; may be given several times
-    #[arg(short = 'r', long, alias = "reverse-prompt", value_name = "TEXT")]
+    #[arg(
+        short = 'r',
+        long,
+        alias = "reverse-prompt",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
     stop: Vec<String>,
     /// Go on after the model's end-of-text tokens
     #[arg(long)]
@@ -272,8 +284,10 @@ impl ModelArgs {
         let mut loader = Model::loader(&self.path).kv(kv).mmap(!self.no_mmap).progress({
             let bar = bar.clone();
             move |done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
+                bar.update(|state| {
+                    state.set_len(total);
+                    state.set_pos(done);
+                });
             }
         });
         if let Some(threads) = self.threads {

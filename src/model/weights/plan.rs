@@ -5,7 +5,7 @@ use goldcrest_kernels::{Format, PANEL_ROWS};
 use super::{Layer, Linear, Matrix, QkNorm};
 use crate::config::Config;
 use crate::error::{Result, unsupported};
-use crate::load::{Checkpoint, GgmlType, Tensor, check_finite};
+use crate::load::{Checkpoint, Tensor, check_finite};
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
 const PAGE: usize = 4096;

@@ -22,10 +22,12 @@ pub(crate) unsafe trait Reg: Copy {
     type F: Copy;
     type X: Copy;
     type Acc: Copy;
+    type U8: Copy;
     type S8: Copy;
     const BYTES: usize;
     const S8_BIAS: i32;
     const WIDE: bool;
+    const UNPACK: bool;
 
     unsafe fn load(p: *const u8) -> Self::I;
     unsafe fn store(p: *mut u8, a: Self::I);
@@ -45,7 +47,8 @@ pub(crate) unsafe trait Reg: Copy {
     unsafe fn x_load(p: *const i8) -> Self::X;
     unsafe fn acc_zero() -> Self::Acc;
     unsafe fn acc_start(start: *const i32) -> Self::Acc;
-    unsafe fn dot_u(acc: Self::Acc, w: Self::I, x: Self::X) -> Self::Acc;
+    unsafe fn prep_u(w: Self::I) -> Self::U8;
+    unsafe fn dot_u(acc: Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc;
     unsafe fn flush(acc: Self::Acc) -> Self::Acc;
     unsafe fn finish(acc: Self::Acc, start: *const i32) -> Self::I;
     unsafe fn prep_scale(scale: Self::I) -> Self::I;
@@ -134,13 +137,16 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     type F = [R::F; N];
     type X = R::X;
     type Acc = [R::Acc; N];
+    type U8 = [R::U8; N];
     type S8 = [R::S8; N];
     const S8_BIAS: i32 = R::S8_BIAS;
     const WIDE: bool = R::WIDE;
+    const UNPACK: bool = R::UNPACK;
 
     lifted! {
         b_and(a: B, b: B) -> B = and;
         b_or(a: B, b: B) -> B = or;
+        prep_u(w: B) -> U8 = prep_u;
         acc_zero() -> Acc = acc_zero;
         flush(acc: Acc) -> Acc = flush;
         prep_scale(scale: I) -> I = prep_scale;
@@ -187,7 +193,7 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
         [R::acc_start(start); N]
     }
     #[inline(always)]
-    unsafe fn dot_u(self, acc: Self::Acc, w: Self::B, x: Self::X) -> Self::Acc {
+    unsafe fn dot_u(self, acc: Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc {
         lift!(r => R::dot_u(acc[r], w[r], x))
     }
     #[inline(always)]
@@ -377,7 +383,9 @@ use common;
 macro_rules! narrow_dot {
     ($maddubs:ident $add16:ident) => {
         type Acc = (Self::I, Self::I);
+        type U8 = Self::I;
         const WIDE: bool = false;
+        const UNPACK: bool = true;
 
         #[inline(always)]
         unsafe fn acc_zero() -> Self::Acc {
@@ -388,7 +396,11 @@ macro_rules! narrow_dot {
             Self::acc_zero()
         }
         #[inline(always)]
-        unsafe fn dot_u((narrow, wide): Self::Acc, w: Self::I, x: Self::X) -> Self::Acc {
+        unsafe fn prep_u(w: Self::I) -> Self::U8 {
+            w
+        }
+        #[inline(always)]
+        unsafe fn dot_u((narrow, wide): Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc {
             ($add16(narrow, $maddubs(w, x)), wide)
         }
         #[inline(always)]
@@ -419,7 +431,9 @@ macro_rules! vnni_dot {
     ($dpbusd:ident $mullo32:ident $xor:ident) => {
         type Acc = Self::I;
         type S8 = Self::I;
+        type U8 = Self::I;
         const WIDE: bool = true;
+        const UNPACK: bool = false;
         const S8_BIAS: i32 = 128;
 
         #[inline(always)]
@@ -431,7 +445,11 @@ macro_rules! vnni_dot {
             Self::splat32(start.read_unaligned())
         }
         #[inline(always)]
-        unsafe fn dot_u(acc: Self::Acc, w: Self::I, x: Self::X) -> Self::Acc {
+        unsafe fn prep_u(w: Self::I) -> Self::U8 {
+            w
+        }
+        #[inline(always)]
+        unsafe fn dot_u(acc: Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc {
             $dpbusd(acc, w, x)
         }
         #[inline(always)]

@@ -90,9 +90,11 @@ unsafe impl Reg for Sse2 {
     type X = (__m128i, __m128i);
     type Acc = __m128i;
     /// Codes 0 and 2, and 1 and 3, of each row as pairs of `i16`.
+    type U8 = (__m128i, __m128i);
     type S8 = (__m128i, __m128i);
     const S8_BIAS: i32 = 0;
     const WIDE: bool = true;
+    const UNPACK: bool = true;
 
     #[inline(always)]
     unsafe fn widen_i8(p: *const i8) -> Self::I {
@@ -119,9 +121,12 @@ unsafe impl Reg for Sse2 {
         _mm_set1_epi32(start.read_unaligned())
     }
     #[inline(always)]
-    unsafe fn dot_u(acc: Self::Acc, w: Self::I, x: Self::X) -> Self::Acc {
-        let even = _mm_and_si128(w, _mm_set1_epi16(0xff));
-        Self::dot_s(acc, (even, _mm_srli_epi16::<8>(w)), x)
+    unsafe fn prep_u(w: Self::I) -> Self::U8 {
+        (_mm_and_si128(w, _mm_set1_epi16(0xff)), _mm_srli_epi16::<8>(w))
+    }
+    #[inline(always)]
+    unsafe fn dot_u(acc: Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc {
+        Self::dot_s(acc, w, x)
     }
     #[inline(always)]
     unsafe fn flush(acc: Self::Acc) -> Self::Acc {

@@ -1,0 +1,48 @@
+//! Streams a continuation token by token with its probabilities, and stops it from another thread:
+//! `cargo run --release --example stream -- MODEL [PROMPT]`
+#![allow(clippy::print_stdout, reason = "a program's output")]
+
+use std::io::Write;
+use std::time::Duration;
+
+use goldcrest::{ErrorKind, Model, SamplingParams};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let path = args.next().ok_or("usage: stream MODEL [PROMPT]")?;
+    let prompt = args.next().unwrap_or_else(|| "Once upon a time".to_owned());
+
+    let model = Model::loader(path).context(256).load()?;
+    let mut session = model.session()?;
+    session.push(&model.tokenizer()?.encode(&prompt)?)?;
+
+    let cancel = session.cancel_token();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(10));
+        cancel.cancel();
+    });
+
+    let params = SamplingParams {
+        temperature: 0.7,
+        seed: Some(1),
+        max_tokens: Some(100),
+        stop: vec!["\n\n".to_owned()],
+        ..SamplingParams::default()
+    };
+    print!("{prompt}");
+    let mut logprob = 0.0;
+    let mut generator = session.generate(params)?;
+    for token in generator.by_ref() {
+        match token {
+            Ok(token) => {
+                print!("{}", token.text); // whole characters, sometimes nothing
+                std::io::stdout().flush()?;
+                logprob += token.logprob;
+            }
+            Err(error) if error.kind() == ErrorKind::Cancelled => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    println!("\n({:?}, log-probability {logprob:.2})", generator.stop_reason());
+    Ok(())
+}

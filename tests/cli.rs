@@ -1,0 +1,420 @@
+//! The program, as its users run it.
+#![cfg(feature = "cli")]
+#![allow(clippy::print_stderr)]
+
+mod common;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::assets;
+use goldcrest::{KvType, Model};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_goldcrest");
+const STORY: &str = "models/stories260K/derived/stories260K-F32.gguf";
+
+fn path(name: &str) -> Option<String> {
+    Some(assets()?.join(name).to_str()?.to_owned())
+}
+
+/// Runs a command with this standard input.
+fn execute(mut command: Command, input: &[u8]) -> Output {
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn().unwrap();
+    // A program that fails early does not read it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(args).env_remove("GOLDCREST_ISA");
+    command
+}
+
+fn goldcrest(args: &[&str]) -> Output {
+    execute(command(args), b"")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Standard output of a success.
+fn stdout_of(output: Output) -> String {
+    assert!(output.status.success(), "{}: {}", output.status, stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn stdout(args: &[&str]) -> String {
+    stdout_of(goldcrest(args))
+}
+
+/// Fails with this code and with an error that contains all of `parts`.
+#[track_caller]
+fn fails(args: &[&str], code: i32, parts: &[&str]) {
+    let output = goldcrest(args);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
+    assert!(message.starts_with("error: "), "{args:?}: {message}");
+    assert!(!message.contains("panicked"), "{args:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{args:?}: no {part:?} in {message}");
+    }
+}
+
+fn lines(json: &str) -> Vec<Value> {
+    json.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn official() -> Option<String> {
+    let path = path("models/stories260K/official_expected_t0_n200.txt")?;
+    Some(std::fs::read_to_string(path).unwrap().trim_end().to_owned())
+}
+
+#[test]
+fn run_tells_the_official_story() {
+    let Some(official) = official() else { return };
+    for model in [STORY, "models/stories260K/derived/hf-llama"] {
+        let model = path(model).unwrap();
+        for kv in ["f16", "f32"] {
+            let args = ["run", "-m", &model, "-p", "", "-n", "200", "--temp", "0", "--kv", kv];
+            assert_eq!(stdout(&args).trim_end(), official, "{model} {kv}");
+        }
+    }
+}
+
+#[test]
+fn run_tells_a_story_from_every_quantised_file() {
+    let Some(folder) = path("models/stories260K/derived") else { return };
+    for format in ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"] {
+        let model = format!("{folder}/stories260K-{format}.gguf");
+        let text = stdout(&["run", "-m", &model, "-p", "", "-n", "60", "--temp", "0"]);
+        assert!(text.starts_with("Once upon a time, there was a "), "{format}: {text}");
+    }
+    for quant in ["q8_0", "Q4_0"] {
+        let model = format!("{folder}/hf-llama");
+        let args = ["run", "-m", &model, "-p", "", "-n", "60", "--temp", "0", "--quant", quant];
+        assert!(stdout(&args).starts_with("Once upon a time, there was a "), "{quant}");
+    }
+}
+
+#[test]
+fn a_prompt_comes_from_an_argument_a_file_or_standard_input() {
+    let Some(model) = path(STORY) else { return };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "Once upon a time\n").unwrap();
+    let run = ["run", "-m", &model, "-n", "12", "--temp", "0"];
+    let tell = |args: &[&str]| stdout(&[&run, args].concat());
+    let text = tell(&["-p", "Once upon a time"]);
+    assert!(text.starts_with(", there was"), "{text}");
+    assert_eq!(tell(&["-f", file.path().to_str().unwrap()]), text);
+    assert_eq!(stdout_of(execute(command(&run), b"Once upon a time\r\n")), text);
+    assert!(!tell(&["-p", "- a list"]).is_empty());
+    let echoed = tell(&["-p", "Once upon a time", "--echo"]);
+    assert_eq!(echoed, format!("Once upon a time{text}"));
+}
+
+#[test]
+fn run_in_json_tells_tokens_and_statistics() {
+    let Some(model) = path(STORY) else { return };
+    let args = ["run", "-m", &model, "-p", "Once", "-n", "8", "--seed", "3", "-t", "1"];
+    let plain = goldcrest(&args);
+    let report = stderr(&plain);
+    for part in ["load", "prompt", "decode", "tokens/s", "1 thread", "seed    3"] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    let output = goldcrest(&[&args[..], &["--json"]].concat());
+    assert_eq!(stderr(&output), "");
+    let lines = lines(&stdout_of(output));
+    let (end, tokens) = lines.split_last().unwrap();
+    assert_eq!(tokens.len(), 8);
+    let text: String = tokens.iter().map(|token| token["text"].as_str().unwrap()).collect();
+    assert_eq!(text, stdout_of(plain).trim_end_matches('\n'));
+    for token in tokens {
+        assert!(token["id"].as_u64().is_some() && token["logprob"].as_f64().unwrap() <= 0.0);
+    }
+    assert_eq!(end["stop_reason"], "max_tokens");
+    assert_eq!((&end["stats"]["threads"], &end["stats"]["seed"]), (&1.into(), &3.into()));
+    assert!(end["stats"]["prompt_tokens"].as_u64().unwrap() > 1);
+    #[cfg(target_os = "linux")]
+    assert!(end["stats"]["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+}
+
+#[test]
+fn stop_strings_end_a_text() {
+    let Some(model) = path(STORY) else { return };
+    let args = ["run", "-m", &model, "-p", "", "--temp", "0", "--stop", "Lily", "-r", "nowhere"];
+    let begin = "Once upon a time, there was a little girl named ";
+    assert_eq!(stdout(&args), format!("{begin}\n"));
+    let json = lines(&stdout(&[&args[..], &["--json"]].concat()));
+    assert_eq!(json.last().unwrap()["stop_reason"], "stop_string");
+}
+
+#[test]
+fn a_full_context_is_an_error_where_more_was_asked_for() {
+    let Some(model) = path(STORY) else { return };
+    let run = ["run", "-m", &model, "-p", "Once upon a time", "-c", "16", "--temp", "0"];
+    let text = stdout(&run);
+    assert!(text.starts_with(", there was"), "{text}");
+    let args = [&run[..], &["-n", "100"]].concat();
+    fails_after_text(&args, &text);
+    let json = goldcrest(&[&args[..], &["--json"]].concat());
+    assert_eq!(json.status.code(), Some(1));
+    let json = lines(std::str::from_utf8(&json.stdout).unwrap());
+    assert_eq!(json.last().unwrap()["stop_reason"], "context_full");
+    assert_eq!(stdout(&[&run[..], &["-n", "0"]].concat()), "");
+}
+
+#[track_caller]
+fn fails_after_text(args: &[&str], text: &str) {
+    let output = goldcrest(args);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), text);
+    assert!(stderr(&output).contains("error: the context of 16 tokens is full"));
+}
+
+#[test]
+fn failures_exit_with_1() {
+    let Some(model) = path(STORY) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let in_dir = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let bytes = std::fs::read(&model).unwrap();
+    let (cut, magic) = (in_dir("cut", &bytes[..bytes.len() / 2]), in_dir("magic", b"GGUX....."));
+    let latin = in_dir("latin", b"caf\xe9");
+    let v1 = path("models/stories260K/tinyllamas-stories-260k-f32.gguf").unwrap();
+    fails(&["run", "-m", "no-such-file", "-p", "x"], 1, &["no-such-file: "]);
+    fails(&["run", "-m", &magic, "-p", "x"], 1, &["magic: ", "GGUX"]);
+    fails(&["run", "-m", &cut, "-p", "x"], 1, &["cut: "]);
+    fails(&["run", "-m", &v1, "-p", "x"], 1, &["version 1"]);
+    fails(&["run", "-m", &model, "-f", &latin], 1, &["latin: not UTF-8 at byte 3"]);
+    fails(&["run", "-m", &model, "-f", "no-such-file"], 1, &["no-such-file: "]);
+    let long = "and then ".repeat(400);
+    fails(&["run", "-m", &model, "-p", &long], 1, &["tokens, the context 512"]);
+    fails(&["logits", "-m", &model, "-p", &long, "-o", &cut], 1, &["tokens, the context 512"]);
+    let nowhere = dir.path().join("no/folder");
+    let nowhere = nowhere.to_str().unwrap();
+    fails(&["logits", "-m", &model, "-p", "x", "-o", nowhere], 1, &["no/folder"]);
+    fails(&["inspect", &magic], 1, &["magic: "]);
+    fails(&["tokenize", "-m", &cut, "x"], 1, &["cut: "]);
+    let vocab = path("vocab/ggml-vocab-llama-spm.gguf").unwrap();
+    fails(&["run", "-m", &vocab, "-p", "x"], 1, &["ggml-vocab-llama-spm.gguf: "]);
+    assert!(std::fs::read(&cut).unwrap() == bytes[..bytes.len() / 2], "an output was touched");
+}
+
+#[test]
+fn wrong_arguments_exit_with_2() {
+    let Some(model) = path(STORY) else { return };
+    fails(&["run", "-p", "x"], 2, &["--model"]);
+    fails(&["fly"], 2, &["fly"]);
+    let run = |args: &[&str], parts: &[&str]| {
+        fails(&[&["run", "-m", &model][..], args].concat(), 2, parts);
+    };
+    run(&["-p", "x", "--isa", "mmx"], &["mmx", "avx2", "portable"]);
+    run(&["-p", "x", "--quant", "q2_k"], &["q2_k", "q4_0"]);
+    run(&["-p", "x", "--temp", "nan"], &["temperature is NaN"]);
+    run(&["-p", "x", "--top-p", "1.5"], &["top_p is 1.5"]);
+    run(&["-p", "x", "--stop", ""], &["stop string is empty"]);
+    run(&["-p", "x", "-n", "many"], &["many"]);
+    run(&["-p", "x", "-t", "0"], &["0"]);
+    run(&["-p", "x", "-c", "0"], &["context of 0"]);
+    run(&["-p", "x", "-c", "1000000"], &["1 to 512"]);
+    run(&["-p", "x", "-f", "y"], &["cannot be used with"]);
+    run(&[], &["the prompt is empty: standard input"]);
+    let logits = ["logits", "-m", &model, "-o", "never-written", "--ids"];
+    fails(&[&logits[..], &["1,9999"]].concat(), 2, &["token id 9999"]);
+    fails(&[&logits[..], &["1,x"]].concat(), 2, &["'x'"]);
+    let mut unknown = command(&["run", "-m", &model, "-p", "x"]);
+    unknown.env("GOLDCREST_ISA", "mmx");
+    let output = execute(unknown, b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("GOLDCREST_ISA: unknown instruction set \"mmx\""));
+}
+
+/// A model that puts no token before a text has nothing to continue after an empty prompt.
+#[test]
+fn a_prompt_of_no_tokens_is_empty() {
+    let Some(folder) = path("models/stories260K/derived/hf-llama") else { return };
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    for (file, key) in [("tokenizer", "post_processor"), ("tokenizer_config", "add_bos_token")] {
+        let file = copy.path().join(file).with_extension("json");
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        json[key] = if key.starts_with("add") { false.into() } else { Value::Null };
+        std::fs::write(&file, json.to_string()).unwrap();
+    }
+    let model = copy.path().to_str().unwrap();
+    fails(&["run", "-m", model, "-p", ""], 2, &["the prompt is empty"]);
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let Some(model) = path(STORY) else { return };
+    let mut command = command(&["run", "-m", &model, "-p", "x", "--ignore-eos"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn the_instruction_set_can_be_chosen() {
+    let Some(model) = path(STORY) else { return };
+    let isa_of = |command: Command| {
+        let json = lines(&stdout_of(execute(command, b"")));
+        json.last().unwrap()["stats"]["isa"].as_str().unwrap().to_owned()
+    };
+    let args = ["run", "-m", &model, "-p", "x", "-n", "2", "--json"];
+    assert_eq!(isa_of(command(&[&args[..], &["--isa", "portable"]].concat())), "portable");
+    let mut by_variable = command(&args);
+    by_variable.env("GOLDCREST_ISA", "portable");
+    assert_eq!(isa_of(by_variable), "portable");
+    assert_eq!(isa_of(command(&args)), goldcrest::Isa::best().name());
+}
+
+#[test]
+fn tokenize_gives_the_ids_of_a_vocabulary() {
+    let Some(model) = path("vocab/ggml-vocab-llama-spm.gguf") else { return };
+    let read = |kind: &str| std::fs::read_to_string(format!("{model}.{kind}")).unwrap();
+    let (texts, ids) = (read("inp"), read("out"));
+    let separator = "\n__ggml_vocab_test__\n";
+    let mut compared = 0;
+    for (text, ids) in texts.split_terminator(separator).zip(ids.lines()) {
+        let args = ["tokenize", "-m", &model, "--ids", "--no-special"];
+        let ours = stdout_of(execute(command(&args), text.as_bytes()));
+        assert_eq!(ours.trim_end(), ids.trim(), "{text:?}");
+        compared += 1;
+    }
+    assert!(compared > 30);
+    let table = stdout(&["tokenize", "-m", &model, "Hello"]);
+    assert_eq!(table, "      1  \"<s>\"\n  15043  \"▁Hello\"\n");
+    assert_eq!(stdout(&["tokenize", "-m", &model, "", "--ids"]), "1\n");
+}
+
+#[test]
+fn logits_are_the_librarys() {
+    let Some(model) = path(STORY) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("logits.safetensors");
+    let output = file.to_str().unwrap();
+    // More than one chunk of rows.
+    let ids: Vec<u32> = (0..300).map(|i| 1 + i * 7 % 500).collect();
+    let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let args = ["logits", "-m", &model, "--ids", &list, "-o", output, "--kv", "f32", "-t", "2"];
+    assert_eq!(stdout(&args), "");
+    let loaded = Model::loader(&model).kv(KvType::F32).threads(2).load().unwrap();
+    let expected = loaded.session().unwrap().logits_all(&ids).unwrap();
+    let (shape, logits) = read_logits(&file);
+    assert_eq!(shape, [300, 512]);
+    assert!(logits == expected);
+
+    stdout(&["logits", "-m", &model, "-p", "Once", "-o", output]);
+    let tokens = loaded.tokenizer().unwrap().encode("Once").unwrap().len();
+    assert_eq!(read_logits(&file).0, [tokens, 512]);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+fn read_logits(path: &Path) -> (Vec<usize>, Vec<f32>) {
+    let bytes = std::fs::read(path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.names(), ["logits"]);
+    let logits = tensors.tensor("logits").unwrap();
+    assert_eq!(logits.dtype(), safetensors::Dtype::F32);
+    let floats = logits.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b));
+    (logits.shape().to_vec(), floats.collect())
+}
+
+#[test]
+fn inspect_tells_people_and_programs() {
+    let Some(model) = path("models/stories260K/derived/stories260K-Q4_0.gguf") else { return };
+    let text = stdout(&["inspect", &model]);
+    for part in ["GGUF version 3", "llama", "Q4_0", "runs          yes", "token_embd.weight"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json: Value = serde_json::from_str(&stdout(&["inspect", &model, "--json"])).unwrap();
+    assert_eq!(json["format"], "gguf");
+    assert_eq!(json["runnable"], true);
+    assert_eq!(json["tensors"].as_array().unwrap().len(), 48);
+    let folder = path("models/stories260K/derived/hf-llama").unwrap();
+    let json: Value = serde_json::from_str(&stdout(&["inspect", &folder, "--json"])).unwrap();
+    assert_eq!(json["format"], "huggingface");
+}
+
+#[test]
+fn help_and_completions_are_there() {
+    let help = stdout(&["run", "--help"]);
+    for flag in ["--prompt", "--temp", "--isa", "--quant", "GOLDCREST_ISA", "Examples:"] {
+        assert!(help.contains(flag), "{flag}");
+    }
+    let script = stdout(&["completions", "bash"]);
+    for word in ["_goldcrest()", "tokenize", "--repeat-penalty", "avx2"] {
+        assert!(script.contains(word), "{word}");
+    }
+    assert!(stdout(&["--version"]).starts_with("goldcrest "));
+}
+
+/// The program that `cargo build --release` makes: what `GOLDCREST_RELEASE_BIN` names, this very
+/// one in a release test, else the one beside it.
+fn release_program() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("GOLDCREST_RELEASE_BIN") {
+        return Some(path.into());
+    }
+    let target = Path::new(PROGRAM).parent()?.parent()?;
+    Some(target.join("release/goldcrest")).filter(|path| path.is_file())
+}
+
+/// One binary for all processors: under an emulated Core 2 (2006, SSSE3) and Nehalem (2008,
+/// SSE4.2) it tells the same story. `GOLDCREST_REQUIRE_QEMU=1` makes a skip a failure.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn old_cpus() {
+    const EMULATOR: &str = "qemu-x86_64";
+    let skip = |why: &str| {
+        assert!(std::env::var_os("GOLDCREST_REQUIRE_QEMU").is_none_or(|v| v != "1"), "{why}");
+        eprintln!("SKIPPED old_cpus: {why}");
+    };
+    let Some(official) = official() else { return skip("no assets") };
+    let Some(program) = release_program() else {
+        return skip("no release binary (cargo build --release, or set GOLDCREST_RELEASE_BIN)");
+    };
+    if Command::new(EMULATOR).arg("--version").output().is_err() {
+        return skip("no qemu-x86_64 (package qemu-user)");
+    }
+    for (cpu, isa) in [("core2duo", "sse2"), ("Nehalem", "ssse3")] {
+        let tell = |model: &str, emulated: bool| {
+            let mut command = Command::new(if emulated { EMULATOR.as_ref() } else { &*program });
+            if emulated {
+                command.args(["-cpu", cpu]).arg(&program);
+            } else {
+                command.env("GOLDCREST_ISA", isa);
+            }
+            let model = path(&format!("models/stories260K/derived/stories260K-{model}.gguf"));
+            command.args(["run", "-m", &model.unwrap(), "-p", "", "-n", "200", "--temp", "0"]);
+            let json = lines(&stdout_of(execute(
+                {
+                    command.arg("--json");
+                    command
+                },
+                b"",
+            )));
+            let (end, tokens) = json.split_last().unwrap();
+            assert_eq!(end["stats"]["isa"], isa, "{cpu}");
+            tokens.iter().map(|token| token["text"].as_str().unwrap()).collect::<String>()
+        };
+        assert_eq!(tell("F32", true), official, "{cpu}");
+        for format in ["Q8_0", "Q4_0"] {
+            assert_eq!(tell(format, true), tell(format, false), "{cpu} {format}");
+        }
+    }
+}
