@@ -65,6 +65,11 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "TYPE", default_value = "f16", ignore_case = true,
         value_parser = kv_parser())]
     kv: KvType,
+    /// Megabytes that a probe of the bandwidth reads [default: 1024, a quarter of the free memory
+    /// at most]
+    #[arg(long, value_name = "MB",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
+    probe: Option<usize>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -306,7 +311,7 @@ fn measure(
     }
     // Before the probes' buffers come.
     let peak_rss_bytes = machine::peak_rss();
-    let mut bandwidth = Bandwidth::new(model.threads())?;
+    let mut bandwidth = Bandwidth::new(model.threads(), args.probe.map(|mb| mb << 20))?;
     for _ in 0..args.repetitions {
         for test in &mut tests {
             test.measure(&mut session)?;
