@@ -43,6 +43,11 @@ impl<'a> Tile<'a> {
     }
 }
 
+/// Bytes of activations that stay in a second-level cache beside the panels that pass by.
+const ROW_BLOCK_BYTES: usize = 512 << 10;
+/// Rows come in multiples of this: every number that a kernel keeps in registers divides it.
+const ROW_BLOCK: usize = 24;
+
 type MatmulFn = unsafe fn(&Args);
 
 /// The ops beside the products: name, arguments, and the generic function behind it. An op is one
@@ -182,24 +187,25 @@ macro_rules! entries {
 
 /// The entry points of an instruction set: one function per op and format, each with the
 /// features enabled and everything else inlined into it. `rows`: how many rows of activations
-/// a product keeps in registers (2, 4, 8 or 12); `tile`: how many of queries.
+/// a product keeps in registers (2, 4, 8 or 12), after how the quantised formats are multiplied;
+/// `tile`: how many of queries; `fused`: whether there is a fused multiply-add.
 macro_rules! tier {
     ($module:ident, $isa:ident, [$($feature:literal),*], $token:expr,
-     rows $max:literal, tile $tile:literal) => {
+     $product:ident rows $max:literal, tile $tile:literal, fused $fused:literal) => {
         mod $module {
             use super::*;
 
             const TILE: usize = $tile;
 
             tier!(@products [$($feature),*], $token;
-                f32 matmul::<F32, $max, true>, f16 matmul::<F16, $max, true>,
-                bf16 matmul::<BF16, $max, true>,
+                f32 matmul::<F32, $max, $fused>, f16 matmul::<F16, $max, $fused>,
+                bf16 matmul::<BF16, $max, $fused>,
                 f32_unfused matmul::<F32, $max, false>, f16_unfused matmul::<F16, $max, false>,
                 bf16_unfused matmul::<BF16, $max, false>,
-                q8_0 matmul_unpacked::<Q8_0, $max>, q4_0 matmul_unpacked::<Q4_0, $max>,
-                q4_1 matmul_unpacked::<Q4_1, $max>, q5_0 matmul_unpacked::<Q5_0, $max>,
-                q5_1 matmul_unpacked::<Q5_1, $max>, q4_k matmul_unpacked::<Q4_K, $max>,
-                q5_k matmul_unpacked::<Q5_K, $max>, q6_k matmul_unpacked::<Q6_K, $max>
+                q8_0 $product::<Q8_0, $max>, q4_0 $product::<Q4_0, $max>,
+                q4_1 $product::<Q4_1, $max>, q5_0 $product::<Q5_0, $max>,
+                q5_1 $product::<Q5_1, $max>, q4_k $product::<Q4_K, $max>,
+                q5_k $product::<Q5_K, $max>, q6_k $product::<Q6_K, $max>
             );
             ops!(entries $isa, [$($feature),*], $token;);
         }
@@ -219,22 +225,22 @@ macro_rules! tier {
     };
 }
 
-tier!(portable, Portable, [], Portable, rows 4, tile 2);
+tier!(portable, Portable, [], Portable, matmul_direct rows 2, tile 2, fused false);
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::*;
     use crate::simd::x86::{Avx2, Avx512, Avx512Vnni, AvxVnni, Sse2, Ssse3, Wide};
 
-    tier!(sse2, Sse2, ["sse2"], Wide::<_, 4>::new(Sse2), rows 2, tile 1);
-    tier!(ssse3, Ssse3, ["ssse3", "sse4.1"], Wide::<_, 4>::new(Ssse3), rows 2, tile 1);
-    tier!(avx, Avx, ["avx"], Wide::<_, 4>::new(Ssse3), rows 2, tile 1);
-    tier!(avx2, Avx2, ["avx2", "fma", "f16c"], Wide::<_, 2>::new(Avx2), rows 4, tile 2);
-    tier!(avx_vnni, AvxVnni, ["avx2", "fma", "f16c", "avxvnni"], Wide::<_, 2>::new(AvxVnni), rows 4, tile 2);
+    tier!(sse2, Sse2, ["sse2"], Wide::<_, 4>::new(Sse2), matmul_unpacked rows 2, tile 1, fused false);
+    tier!(ssse3, Ssse3, ["ssse3", "sse4.1"], Wide::<_, 4>::new(Ssse3), matmul_unpacked rows 2, tile 1, fused false);
+    tier!(avx, Avx, ["avx"], Wide::<_, 4>::new(Ssse3), matmul_unpacked rows 2, tile 1, fused false);
+    tier!(avx2, Avx2, ["avx2", "fma", "f16c"], Wide::<_, 2>::new(Avx2), matmul_unpacked rows 4, tile 2, fused true);
+    tier!(avx_vnni, AvxVnni, ["avx2", "fma", "f16c", "avxvnni"], Wide::<_, 2>::new(AvxVnni), matmul_direct rows 4, tile 2, fused true);
     tier!(avx512, Avx512, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "fma", "f16c"],
-        Wide::<_, 1>::new(Avx512), rows 8, tile 8);
+        Wide::<_, 1>::new(Avx512), matmul_unpacked rows 8, tile 8, fused true);
     tier!(avx512_vnni, Avx512Vnni,
         ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma", "f16c"],
-        Wide::<_, 1>::new(Avx512Vnni), rows 12, tile 8);
+        Wide::<_, 1>::new(Avx512Vnni), matmul_direct rows 12, tile 8, fused true);
 
     pub(super) fn table(isa: Isa) -> Option<[&'static Kernels; 2]> {
         Some(match isa {
@@ -304,20 +310,24 @@ impl Kernels {
         assert!(out.cols.div_ceil(PANEL_ROWS) == n_panels, "{} columns", out.cols);
         assert!(x.kind == format.activation() && x.stride == x.kind.row_bytes(k), "{x:?}");
         assert!(x.rows == out.rows, "{} rows to {}", x.rows, out.rows);
-        let args = Args {
-            panels: panels.as_ptr(),
-            n_panels,
-            panel_bytes,
-            units: k.div_ceil(layout::unit(format).0),
-            x: x.data.as_ptr(),
-            x_stride: x.stride,
-            rows: x.rows,
-            out: out.out,
-            out_stride: out.stride,
-            cols: out.cols,
-        };
-        // SAFETY: the lengths are checked above; `self` is handed out only where the CPU has
-        // its instruction set.
-        unsafe { (self.matmul[format as usize])(&args) }
+        // Many rows go in blocks that stay in the second-level cache while the panels pass by.
+        let block = (ROW_BLOCK_BYTES / x.stride / ROW_BLOCK * ROW_BLOCK).max(ROW_BLOCK);
+        for from in (0..x.rows).step_by(block) {
+            let args = Args {
+                panels: panels.as_ptr(),
+                n_panels,
+                panel_bytes,
+                units: k.div_ceil(layout::unit(format).0),
+                x: x.data[from * x.stride..].as_ptr(),
+                x_stride: x.stride,
+                rows: block.min(x.rows - from),
+                out: out.out.wrapping_add(from * out.stride),
+                out_stride: out.stride,
+                cols: out.cols,
+            };
+            // SAFETY: the lengths are checked above; `self` is handed out only where the CPU has
+            // its instruction set.
+            unsafe { (self.matmul[format as usize])(&args) }
+        }
     }
 }

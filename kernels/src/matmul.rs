@@ -106,17 +106,24 @@ pub(crate) trait Unpack: Weight {
     );
 }
 
-/// From how many rows on [`Simd::UNPACK`] pays.
-const UNPACK_ROWS: usize = 6;
+/// As [`matmul`], for the quantised formats, whose arithmetic is never fused.
+///
+/// # Safety
+/// As [`matmul`].
+#[inline(always)]
+pub(crate) unsafe fn matmul_direct<S: Simd, W: Weight, const MAX: usize>(s: S, a: &Args) {
+    matmul::<S, W, MAX, false>(s, a);
+}
 
-/// As [`matmul`], for a format that can be unpacked.
+/// As [`matmul`], for the instruction sets where unpacking is dear beside the dot products: more
+/// than one row is multiplied with codes that were unpacked beforehand, part by part.
 ///
 /// # Safety
 /// As [`matmul`].
 #[inline(always)]
 pub(crate) unsafe fn matmul_unpacked<S: Simd, W: Unpack, const MAX: usize>(s: S, a: &Args) {
-    if !S::UNPACK || a.rows < UNPACK_ROWS {
-        return matmul::<S, W, MAX, false>(s, a);
+    if a.rows == 1 {
+        return matmul::<S, W, 1, false>(s, a);
     }
     let mut p = 0;
     while p < a.n_panels {
@@ -203,7 +210,7 @@ unsafe fn write<S: Simd>(s: S, p: *mut f32, cols: usize, v: S::F) {
     ops::copy_tail(lanes.as_ptr(), p, cols);
 }
 
-/// Runs a product, at most `MAX` (2, 4, 8 or 12) rows in registers at a time. A row gets the
+/// Runs a product, at most `MAX` (1, 2, 4, 8 or 12) rows in registers at a time. A row gets the
 /// same bits whatever rows are beside it.
 ///
 /// # Safety

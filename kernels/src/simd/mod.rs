@@ -40,9 +40,6 @@ pub(crate) unsafe trait Simd: Copy {
     const S8_BIAS: i32;
     /// Whether [`Acc`](Self::Acc) is 32 bits wide and never needs a [`flush`](Self::flush).
     const WIDE: bool;
-    /// Whether many rows are multiplied faster with a panel whose codes were unpacked beforehand,
-    /// part by part: where unpacking is dear beside the dot products.
-    const UNPACK: bool;
 
     unsafe fn prefetch(self, p: *const u8);
 

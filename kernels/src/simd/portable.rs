@@ -1,4 +1,7 @@
 //! No SIMD at all: the tier of every other processor, and the yardstick of the tests.
+//!
+//! The longer methods are calls: written out in every kernel, this tier was 40% of the crate's
+//! code and of its compile time.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of every method is the trait's")]
 
 use half::{bf16, f16};
@@ -54,7 +57,6 @@ unsafe impl Simd for Portable {
 
     const S8_BIAS: i32 = 0;
     const WIDE: bool = true;
-    const UNPACK: bool = false;
 
     #[inline(always)]
     unsafe fn prefetch(self, _p: *const u8) {}
@@ -74,11 +76,11 @@ unsafe impl Simd for Portable {
     unsafe fn b_or(self, a: Self::B, b: Self::B) -> Self::B {
         bytes!(i => a[i] | b[i])
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn b_shr<const N: i32>(self, a: Self::B) -> Self::B {
         halves(a, |v| v >> N)
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn b_shl<const N: i32>(self, a: Self::B) -> Self::B {
         halves(a, |v| v << N)
     }
@@ -98,7 +100,7 @@ unsafe impl Simd for Portable {
     unsafe fn prep_u(self, w: Self::B) -> Self::U8 {
         w
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn dot_u(self, mut acc: Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc {
         for r in 0..LANES {
             for c in 0..4 {
@@ -119,7 +121,7 @@ unsafe impl Simd for Portable {
     unsafe fn prep_scale(self, scale: Self::I) -> Self::I {
         scale
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn scale_add(self, total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I {
         lanes!(i => total[i] + acc[i] * scale[i])
     }
@@ -127,7 +129,7 @@ unsafe impl Simd for Portable {
     unsafe fn prep_s(self, w: Self::B) -> Self::S8 {
         w
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn dot_s(self, mut acc: Self::I, w: Self::S8, x: Self::X) -> Self::I {
         for r in 0..LANES {
             for c in 0..4 {
@@ -136,7 +138,7 @@ unsafe impl Simd for Portable {
         }
         acc
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn dot_pairs(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
         lanes!(i => acc[i]
             + i32::from(a[i] as i16) * i32::from(b[i] as i16)
@@ -178,7 +180,7 @@ unsafe impl Simd for Portable {
     unsafe fn i_to_f(self, a: Self::I) -> Self::F {
         lanes!(i => a[i] as f32)
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn f_to_i(self, a: Self::F) -> Self::I {
         lanes!(i => a[i].round_ties_even() as i32)
     }
@@ -188,7 +190,7 @@ unsafe impl Simd for Portable {
             p.add(i).write(v as i8);
         }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn i_from_b(self, a: Self::B) -> Self::I {
         lanes!(i => i32::from_le_bytes([a[4 * i], a[4 * i + 1], a[4 * i + 2], a[4 * i + 3]]))
     }
@@ -244,17 +246,17 @@ unsafe impl Simd for Portable {
     unsafe fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         lanes!(i => a[i] * b[i] + c[i])
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn f_load_f16(self, p: *const u16) -> Self::F {
         lanes!(i => f16::from_bits(p.add(i).read_unaligned()).to_f32_const())
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn f_store_f16(self, p: *mut u16, a: Self::F) {
         for (i, v) in a.into_iter().enumerate() {
             p.add(i).write_unaligned(f16::from_f32_const(v).to_bits());
         }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn f_load_bf16(self, p: *const u16) -> Self::F {
         lanes!(i => bf16::from_bits(p.add(i).read_unaligned()).to_f32_const())
     }

@@ -43,9 +43,11 @@ pub(crate) struct Limit {
 }
 
 impl Bandwidth {
-    pub(crate) fn new(threads: usize) -> Result<Self> {
-        let bytes = available_memory().map_or(BYTES / 4, |free| BYTES.min(free / 4)) as usize;
-        let bytes = bytes / (LINE * threads) * (LINE * threads);
+    /// Probes that read buffers of `bytes`, where that is not left to the machine.
+    pub(crate) fn new(threads: usize, bytes: Option<usize>) -> Result<Self> {
+        let default = || available_memory().map_or(BYTES / 4, |free| BYTES.min(free / 4)) as usize;
+        let unit = LINE * threads;
+        let bytes = (bytes.unwrap_or_else(default) / unit).max(1) * unit;
         let mut huge = Buffer::zeroed(bytes)?;
         // Pages that nobody wrote are all one page of zeros.
         huge.as_mut_slice().fill(1);

@@ -65,6 +65,11 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "TYPE", default_value = "f16", ignore_case = true,
         value_parser = kv_parser())]
     kv: KvType,
+    /// Megabytes that a probe of the bandwidth reads [default: 1024, a quarter of the free memory
+    /// at most]
+    #[arg(long, value_name = "MB",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
+    probe: Option<usize>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -252,7 +257,7 @@ impl Test {
             min: rates.iter().copied().fold(f64::INFINITY, f64::min),
             max: rates.iter().copied().fold(0.0, f64::max),
         };
-        let gbs = (self.batch == 1).then(|| run.bytes_per_token as f64 * 1e-9 * tps.median);
+        let gbs = (self.batch == 1).then_some(run.bytes_per_token as f64 * 1e-9 * tps.median);
         let all_tokens = (self.tokens * self.seconds.len()) as f64;
         Line {
             run,
@@ -306,7 +311,7 @@ fn measure(
     }
     // Before the probes' buffers come.
     let peak_rss_bytes = machine::peak_rss();
-    let mut bandwidth = Bandwidth::new(model.threads())?;
+    let mut bandwidth = Bandwidth::new(model.threads(), args.probe.map(|mb| mb << 20))?;
     for _ in 0..args.repetitions {
         for test in &mut tests {
             test.measure(&mut session)?;

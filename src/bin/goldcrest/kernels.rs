@@ -114,7 +114,7 @@ pub(crate) fn kernels(args: &KernelsArgs) -> Result<(), Failure> {
     let mut lines = Vec::new();
     let mut limit = None;
     if !args.list {
-        let mut bandwidth = Bandwidth::new(1)?;
+        let mut bandwidth = Bandwidth::new(1, None)?;
         (0..3).for_each(|_| bandwidth.round());
         limit = bandwidth.limit();
     }

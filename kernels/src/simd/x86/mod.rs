@@ -27,7 +27,6 @@ pub(crate) unsafe trait Reg: Copy {
     const BYTES: usize;
     const S8_BIAS: i32;
     const WIDE: bool;
-    const UNPACK: bool;
 
     unsafe fn load(p: *const u8) -> Self::I;
     unsafe fn store(p: *mut u8, a: Self::I);
@@ -141,7 +140,6 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     type S8 = [R::S8; N];
     const S8_BIAS: i32 = R::S8_BIAS;
     const WIDE: bool = R::WIDE;
-    const UNPACK: bool = R::UNPACK;
 
     lifted! {
         b_and(a: B, b: B) -> B = and;
@@ -385,7 +383,6 @@ macro_rules! narrow_dot {
         type Acc = (Self::I, Self::I);
         type U8 = Self::I;
         const WIDE: bool = false;
-        const UNPACK: bool = true;
 
         #[inline(always)]
         unsafe fn acc_zero() -> Self::Acc {
@@ -433,7 +430,6 @@ macro_rules! vnni_dot {
         type S8 = Self::I;
         type U8 = Self::I;
         const WIDE: bool = true;
-        const UNPACK: bool = false;
         const S8_BIAS: i32 = 128;
 
         #[inline(always)]

@@ -94,7 +94,6 @@ unsafe impl Reg for Sse2 {
     type S8 = (__m128i, __m128i);
     const S8_BIAS: i32 = 0;
     const WIDE: bool = true;
-    const UNPACK: bool = true;
 
     #[inline(always)]
     unsafe fn widen_i8(p: *const i8) -> Self::I {
