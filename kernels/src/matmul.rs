@@ -89,9 +89,11 @@ pub(crate) trait Unpack: Weight {
     /// Bytes of the activations of a unit.
     const RECORD: usize;
 
+    /// Writes all of `out`. (Returned by value, a unit of a K-quant was cleared and copied.)
+    ///
     /// # Safety
-    /// `unit` is valid for a unit; the CPU has the instruction set of `s`.
-    unsafe fn unpack<S: Simd>(s: S, unit: *const u8) -> Self::Unit<S>;
+    /// `unit` is valid for a unit, `out` for writes; the CPU has the instruction set of `s`.
+    unsafe fn unpack<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>);
 
     /// Adds one unit's part of `MR` rows, to the bits that [`Weight::panel`] gives.
     ///
@@ -137,7 +139,7 @@ pub(crate) unsafe fn matmul_unpacked<S: Simd, W: Unpack, const MAX: usize>(s: S,
             let mut unpacked: [MaybeUninit<W::Unit<S>>; 8] = [const { MaybeUninit::uninit() }; 8];
             let mut u = 0;
             while u < units {
-                unpacked[u].write(W::unpack(s, panel.add((from + u) * W::UNIT_BYTES)));
+                W::unpack(s, panel.add((from + u) * W::UNIT_BYTES), unpacked[u].as_mut_ptr());
                 u += 1;
             }
             let unpacked = unpacked.as_ptr().cast::<W::Unit<S>>();

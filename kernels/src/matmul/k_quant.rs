@@ -98,35 +98,29 @@ macro_rules! affine_format {
             const RECORD: usize = Q8K_RECORD;
 
             #[inline(always)]
-            unsafe fn unpack<S: Simd>(s: S, unit: *const u8) -> Self::Unit<S> {
+            unsafe fn unpack<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>) {
                 const FORMAT: Format = Format::$name;
                 const CODES: usize = layout::code_bytes(FORMAT);
                 const HIGH: bool = layout::high_bytes(FORMAT) > 0;
-                let mut out = Affine {
-                    codes: [[s.prep_u(s.b_splat(0)); 8]; 8],
-                    scales: [s.i_splat(0); 8],
-                    mins: [s.i_splat(0); 4],
-                    scale: s.f_load_f16(unit.cast()),
-                    min: s.f_load_f16(unit.add(layout::HALVES).cast()),
-                };
+                (*out).scale = s.f_load_f16(unit.cast());
+                (*out).min = s.f_load_f16(unit.add(layout::HALVES).cast());
                 let mut b = 0;
                 while b < 8 {
                     let codes = unit.add(affine::CODES + b * CODES);
                     each!(j < 4 => {
                         let (low, high) = nibbles::<S, HIGH>(s, codes, j);
-                        out.codes[b][j] = s.prep_u(low);
-                        out.codes[b][j + 4] = s.prep_u(high);
+                        (*out).codes[b][j] = s.prep_u(low);
+                        (*out).codes[b][j + 4] = s.prep_u(high);
                     });
-                    out.scales[b] = block_scale(s, unit, b);
+                    (*out).scales[b] = block_scale(s, unit, b);
                     b += 1;
                 }
                 each!(half < 2 => {
                     let mins = s.b_load(unit.add(affine::MINS + half * VECTOR));
-                    out.mins[2 * half] = s.i_and(s.i_from_b(mins), s.i_splat(0x00ff_00ff));
+                    (*out).mins[2 * half] = s.i_and(s.i_from_b(mins), s.i_splat(0x00ff_00ff));
                     let odd = s.b_and(s.b_shr::<8>(mins), s.b_splat(0xff));
-                    out.mins[2 * half + 1] = s.i_and(s.i_from_b(odd), s.i_splat(0x00ff_00ff));
+                    (*out).mins[2 * half + 1] = s.i_and(s.i_from_b(odd), s.i_splat(0x00ff_00ff));
                 });
-                out
             }
 
             #[inline(always)]
@@ -285,30 +279,23 @@ impl Unpack for Q6_K {
     const RECORD: usize = Q8K_RECORD;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, unit: *const u8) -> Self::Unit<S> {
+    unsafe fn unpack<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>) {
         const CODES: usize = layout::code_bytes(Format::Q6_K);
         let scales = unit.add(q6_k::SCALES).cast::<i8>();
-        let zero = s.i_splat(0);
-        let mut out = SixBits {
-            codes: [[s.prep_u(s.b_splat(0)); 8]; 8],
-            scales: [[zero; 2]; 8],
-            pairs: [zero; 8],
-            scale: s.f_load_f16(unit.add(q6_k::SUPER).cast()),
-        };
+        (*out).scale = s.f_load_f16(unit.add(q6_k::SUPER).cast());
         let mut b = 0;
         while b < 8 {
             each!(j < 4 => {
                 let (low, high) = six_bits(s, unit.add(b * CODES), j);
-                out.codes[b][j] = s.prep_u(low);
-                out.codes[b][j + 4] = s.prep_u(high);
+                (*out).codes[b][j] = s.prep_u(low);
+                (*out).codes[b][j + 4] = s.prep_u(high);
             });
             let first = s.i_load_i8(scales.add(2 * b * LANES));
             let second = s.i_load_i8(scales.add((2 * b + 1) * LANES));
-            out.pairs[b] = s.i_add(s.i_and(first, s.i_splat(0xffff)), s.i_shl::<16>(second));
-            out.scales[b] = [s.prep_scale(first), s.prep_scale(second)];
+            (*out).pairs[b] = s.i_add(s.i_and(first, s.i_splat(0xffff)), s.i_shl::<16>(second));
+            (*out).scales[b] = [s.prep_scale(first), s.prep_scale(second)];
             b += 1;
         }
-        out
     }
 
     #[inline(always)]

@@ -105,29 +105,24 @@ macro_rules! nibble_format {
             const RECORD: usize = Q8_RECORD;
 
             #[inline(always)]
-            unsafe fn unpack<S: Simd>(s: S, unit: *const u8) -> Self::Unit<S> {
+            unsafe fn unpack<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>) {
                 const FORMAT: Format = Format::$name;
                 const CODES: usize = layout::code_bytes(FORMAT);
                 const HIGH: bool = layout::high_bytes(FORMAT) > 0;
-                let none = s.prep_u(s.b_splat(0));
-                let mut out = Unpacked {
-                    codes: [[none; 8]; 2],
-                    scale: [s.f_splat(0.0); 2],
-                    min: [s.f_splat(0.0); 2],
-                };
                 each!(b < 2 => {
                     each!(j < 4 => {
                         let (low, high) = nibbles::<S, HIGH>(s, unit.add(b * CODES), j);
-                        out.codes[b][j] = s.prep_u(low);
-                        out.codes[b][j + 4] = s.prep_u(high);
+                        (*out).codes[b][j] = s.prep_u(low);
+                        (*out).codes[b][j + 4] = s.prep_u(high);
                     });
                     let tail = unit.add(2 * CODES + b * HALVES);
-                    out.scale[b] = s.f_load_f16(tail.cast());
-                    if layout::has_min(FORMAT) {
-                        out.min[b] = s.f_load_f16(tail.add(2 * HALVES).cast());
-                    }
+                    (*out).scale[b] = s.f_load_f16(tail.cast());
+                    (*out).min[b] = if layout::has_min(FORMAT) {
+                        s.f_load_f16(tail.add(2 * HALVES).cast())
+                    } else {
+                        s.f_splat(0.0)
+                    };
                 });
-                out
             }
 
             #[inline(always)]
@@ -283,18 +278,15 @@ impl Unpack for Q8_0 {
     const RECORD: usize = Q8_RECORD;
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, unit: *const u8) -> Self::Unit<S> {
+    unsafe fn unpack<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>) {
         const CODES: usize = layout::code_bytes(Format::Q8_0);
-        let none = s.prep_s(s.b_splat(0));
-        let zero = s.f_splat(0.0);
-        let mut out = Unpacked { codes: [[none; 8]; 2], scale: [zero; 2], min: [zero; 2] };
         each!(b < 2 => {
             each!(j < 8 => {
-                out.codes[b][j] = s.prep_s(s.b_load(unit.add(b * CODES + j * VECTOR)));
+                (*out).codes[b][j] = s.prep_s(s.b_load(unit.add(b * CODES + j * VECTOR)));
             });
-            out.scale[b] = s.f_load_f16(unit.add(2 * CODES + b * HALVES).cast());
+            (*out).scale[b] = s.f_load_f16(unit.add(2 * CODES + b * HALVES).cast());
+            (*out).min[b] = s.f_splat(0.0);
         });
-        out
     }
 
     #[inline(always)]
