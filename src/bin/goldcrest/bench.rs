@@ -19,6 +19,9 @@ use crate::bandwidth::{Bandwidth, Limit};
 use crate::failure::Failure;
 use crate::machine;
 
+/// Each probe of the bandwidth runs so many times at least.
+const ROUNDS: usize = 3;
+
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -39,10 +42,10 @@ pub(crate) struct BenchArgs {
     shape: Option<&'static Shape>,
     /// The types of the random weights, as llama.cpp mixes them
     #[arg(long, value_name = "TYPE", default_value = "q4_k_m", ignore_case = true,
-        requires = "shape", value_parser = mixture_parser())]
+        conflicts_with = "model", value_parser = mixture_parser())]
     quant: &'static Mixture,
     /// Keep the random model as a GGUF file
-    #[arg(long, value_name = "FILE", requires = "shape")]
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
     save: Option<PathBuf>,
     /// Tokens of the prompt; 0 leaves the test out
     #[arg(short = 'p', long = "n-prompt", value_name = "N", default_value_t = 512)]
@@ -316,6 +319,9 @@ fn measure(
         for test in &mut tests {
             test.measure(&mut session)?;
         }
+        bandwidth.round();
+    }
+    for _ in args.repetitions..ROUNDS {
         bandwidth.round();
     }
     let run = Run {
