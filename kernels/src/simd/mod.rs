@@ -141,16 +141,19 @@ pub(crate) unsafe trait Simd: Copy {
         v[0]
     }
 
-    /// Greatest lane, as [`f_max`](Self::f_max) compares.
+    /// Greatest lane, as [`f_max`](Self::f_max) compares, by halves.
     #[inline(always)]
     unsafe fn f_greatest(self, a: Self::F) -> f32 {
         let mut v = [0.0f32; LANES];
         // SAFETY: `v` has sixteen lanes; the caller vouches for the instruction set.
         unsafe { self.f_store(v.as_mut_ptr(), a) };
-        let mut best = v[0];
-        for &lane in &v[1..] {
-            best = if lane > best { lane } else { best };
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                v[i] = if v[i] > v[i + width] { v[i] } else { v[i + width] };
+            }
+            width /= 2;
         }
-        best
+        v[0]
     }
 }
