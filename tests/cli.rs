@@ -418,3 +418,34 @@ fn old_cpus() {
         }
     }
 }
+
+#[test]
+fn a_packed_file_runs_and_is_inspected() {
+    let Some(story) = path(STORY) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let packed = dir.path().join("story.gcpack");
+    let packed = packed.to_str().unwrap();
+    assert_eq!(stdout(&["pack", &story, packed]), "");
+    let tell = |model: &str, more: &[&str]| {
+        let run = ["run", "-m", model, "-p", "Once", "-n", "20", "--temp", "0"];
+        stdout(&[&run[..], more].concat())
+    };
+    assert_eq!(tell(packed, &[]), tell(&story, &[]));
+    assert_eq!(tell(packed, &["--no-mmap"]), tell(&story, &[]));
+    assert_eq!(tell(packed, &["--deterministic"]), tell(&story, &["--deterministic"]));
+    tell(packed, &["--kv", "Q8_0"]);
+
+    let shown = stdout(&["inspect", packed, "--verify"]);
+    for part in ["packed, version 1", "packed from", "(1185504 bytes)", "runs          yes"] {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    let json: Value = serde_json::from_str(&stdout(&["inspect", packed, "--json"])).unwrap();
+    assert_eq!((&json["format"], &json["source"]["bytes"]), (&"packed".into(), &1_185_504.into()));
+
+    let mut bytes = std::fs::read(packed).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(packed, bytes).unwrap();
+    fails(&["inspect", packed, "--verify"], 1, &["story.gcpack", "panels", "checksum"]);
+    fails(&["pack", &story, &story], 2, &["replace its source"]);
+    fails(&["pack", &story, "/nowhere/model.gcpack"], 1, &["/nowhere/model.gcpack.tmp"]);
+}

@@ -94,6 +94,20 @@ fn half_float_keys_and_values_are_close() {
     }
 }
 
+/// Bytes for keys and values, against the same weights with floats.
+#[test]
+fn eight_bit_keys_and_values_are_close() {
+    let Some(assets) = assets() else { return };
+    for case in CASES {
+        let folder = assets.join("golden").join(case);
+        let golden = Reference::open(folder.join("golden.safetensors"));
+        let ours = logits(&load(&folder, KvType::Q8_0), &golden);
+        let error = relative_rmse(&ours, &logits(&load(&folder, KvType::F32), &golden));
+        eprintln!("{case}: q8_0 KV {error:.5}");
+        assert!(error < 0.02, "{case}: {error}");
+    }
+}
+
 /// No further from the reference on the dequantised weights than llama.cpp, which quantises
 /// activations too. Its own figure varies with the rounding of single activations: hence 10%.
 #[test]

@@ -14,7 +14,11 @@ fn stories() -> Option<PathBuf> {
 }
 
 fn load(path: impl AsRef<Path>) -> Model {
-    Model::loader(path).threads(2).kv(KvType::F32).load().unwrap_or_else(|e| panic!("{e}"))
+    load_with(path, KvType::F32)
+}
+
+fn load_with(path: impl AsRef<Path>, kv: KvType) -> Model {
+    Model::loader(path).threads(2).kv(kv).load().unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// `prompt` and its greedy continuation to `len` tokens, the beginning-of-text token counted.
@@ -35,6 +39,29 @@ fn the_official_text_comes_out_of_every_file() {
         let model = load(stories.join("derived").join(file));
         assert_eq!(tell(&model, "", 201).trim_end(), official.trim_end(), "{file}");
     }
+}
+
+#[test]
+fn the_official_text_comes_out_of_half_float_keys_and_values() {
+    let Some(stories) = stories() else { return };
+    let official = std::fs::read_to_string(stories.join("official_expected_t0_n200.txt")).unwrap();
+    let model = load_with(stories.join("derived/stories260K-F32.gguf"), KvType::F16);
+    assert_eq!(tell(&model, "", 201).trim_end(), official.trim_end());
+}
+
+/// The text of this small model turns off the official one after 305 bytes: what counts is
+/// that the loss hardly grows.
+#[test]
+fn eight_bit_keys_and_values_cost_little() {
+    let Some(stories) = stories() else { return };
+    let oracle = json(stories.join("derived/oracle_stories260K.json"));
+    let text = &oracle["texts"]["stories_official"];
+    let ids = oracle_ids(text);
+    let model = load_with(stories.join("derived/stories260K-F32.gguf"), KvType::Q8_0);
+    let ours = loss(&model.session().unwrap().logits_all(&ids).unwrap(), &ids);
+    let want = text["mean_nll"].as_f64().unwrap();
+    eprintln!("q8_0 KV: loss {ours:.5}, oracle {want:.5}");
+    assert!((ours - want).abs() < 0.01, "{ours}, not {want}");
 }
 
 #[test]

@@ -191,7 +191,8 @@ fn yarn(keys: Keys, factor: f32, context: usize) -> Result<RopeScaling> {
             keys.key("rope.scaling.yarn_ext_factor")
         )));
     }
-    let mscale = |scale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let mscale =
+        |scale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::logf(factor) + 1.0 };
     // The converter writes config.json's `attention_factor` under the first key: the whole factor.
     let whole = match keys.f32("rope.scaling.yarn_attn_factor")? {
         Some(whole) => whole,

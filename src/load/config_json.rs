@@ -157,7 +157,8 @@ fn yarn(json: Object, context: usize) -> Result<RopeScaling> {
     let original = size(json, "original_max_position_embeddings", limits::CONTEXT)?;
     let original_context = original.unwrap_or(context);
     let factor = json.f64("factor")?.unwrap_or(context as f64 / original_context as f64);
-    let mscale = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let mscale =
+        |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
     let given = |key: &str| Ok::<_, crate::Error>(json.f64(key)?.filter(|&x| x != 0.0));
     let attention_factor = match json.f64("attention_factor")? {
         Some(factor) => factor,

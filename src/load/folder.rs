@@ -1,5 +1,6 @@
 //! A Hugging Face folder: config.json, safetensors (sharded or not), tokenizer and generation files.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -29,7 +30,44 @@ pub(super) struct Folder {
     pub(super) tokenizer_config: Option<Value>,
 }
 
+/// The files themselves, those that there are.
+pub(super) struct Parts<'a> {
+    pub(super) config: Option<Cow<'a, [u8]>>,
+    pub(super) generation: Option<Cow<'a, [u8]>>,
+    pub(super) tokenizer: Option<Cow<'a, [u8]>>,
+    pub(super) tokenizer_config: Option<Cow<'a, [u8]>>,
+}
+
 impl Folder {
+    /// What [`parts`](Self::parts) gave, out of a packed file.
+    pub(super) fn from_parts(parts: &Parts<'_>) -> Result<Self> {
+        let json = |part: &Option<Cow<'_, [u8]>>, name: &str| {
+            let parsed = part.as_ref().map(|part| json::parse(part)).transpose();
+            parsed.map_err(|e| format_error(format!("{name} inside: {e}")))
+        };
+        Ok(Self {
+            dir: PathBuf::new(),
+            config: json(&parts.config, "config.json")?,
+            generation: json(&parts.generation, "generation_config.json")?,
+            tokenizer: parts.tokenizer.as_ref().map(|part| Bytes::Given(part.to_vec())),
+            tokenizer_config: json(&parts.tokenizer_config, "tokenizer_config.json")?
+                .map(Value::Object),
+        })
+    }
+
+    /// The small files as a packed file keeps them.
+    pub(super) fn parts(&self) -> Parts<'_> {
+        let json = |map: &Map<String, Value>| {
+            Cow::Owned(serde_json::to_vec(map).expect("a JSON object in memory can be written"))
+        };
+        Parts {
+            config: self.config.as_ref().map(json),
+            generation: self.generation.as_ref().map(json),
+            tokenizer: self.tokenizer.as_deref().map(Cow::Borrowed),
+            tokenizer_config: self.tokenizer_config.as_ref().and_then(Value::as_object).map(json),
+        }
+    }
+
     /// Reads the small files of `dir`.
     pub(super) fn open(dir: &Path, options: &ReadOptions) -> Result<Self> {
         let tokenizer = dir.join("tokenizer.json");

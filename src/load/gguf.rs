@@ -10,7 +10,7 @@ use super::tensor::Tensor;
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: u32 = 32;
 /// A key's length, its type and the smallest value.
-const MIN_KEY_BYTES: u64 = 8 + 4 + 1;
+pub(super) const MIN_KEY_BYTES: u64 = 8 + 4 + 1;
 /// A name's length, the number of dimensions, one dimension, type and offset.
 const MIN_TENSOR_BYTES: u64 = 8 + 4 + 8 + 4 + 8;
 const MAX_DIMS: u32 = 4;
@@ -63,7 +63,7 @@ fn version(reader: &mut Reader) -> Result<u32> {
     }
 }
 
-fn read_metadata(reader: &mut Reader, n_keys: u64) -> Result<Metadata> {
+pub(super) fn read_metadata(reader: &mut Reader, n_keys: u64) -> Result<Metadata> {
     let mut metadata = Metadata::default();
     for number in 0..n_keys {
         reader.inside = Inside::KeyNumber(number);
@@ -109,10 +109,10 @@ fn read_tensor(reader: &mut Reader, number: u64, file: usize, alignment: u64) ->
     }
     let offset = usize::try_from(offset)
         .map_err(|_| reader.error(format_args!("offset {offset} is outside the file")))?;
-    Ok(Tensor { name: name.to_owned(), ty, shape, file, offset, len })
+    Ok(Tensor { name: name.to_owned(), ty, shape, file, offset, len, stride: 0 })
 }
 
-fn read_shape(reader: &mut Reader) -> Result<Vec<usize>> {
+pub(super) fn read_shape(reader: &mut Reader) -> Result<Vec<usize>> {
     let n_dims = reader.u32()?;
     if !(1..=MAX_DIMS).contains(&n_dims) {
         return Err(reader.error(format_args!("{n_dims} dimensions, not 1 to {MAX_DIMS}")));
@@ -137,7 +137,7 @@ fn read_shape(reader: &mut Reader) -> Result<Vec<usize>> {
     Ok(shape)
 }
 
-fn read_type(reader: &mut Reader) -> Result<GgmlType> {
+pub(super) fn read_type(reader: &mut Reader) -> Result<GgmlType> {
     let id = reader.u32()?;
     GgmlType::from_id(id).ok_or_else(|| {
         let problem = match removed_name(id) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -22,11 +23,14 @@ const SHOWN_ITEMS: usize = 4;
 pub struct Summary<'a> {
     /// The path that was opened.
     pub path: String,
-    /// `gguf` or `huggingface`.
+    /// `gguf`, `huggingface` or `packed`.
     pub format: &'static str,
-    /// The version of the GGUF format.
+    /// The version of the GGUF or the packed format.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<u32>,
+    /// What a packed file was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceSummary>,
     /// The architecture's name, known or not.
     pub architecture: Option<&'a str>,
     /// Number of weights.
@@ -62,6 +66,15 @@ pub struct MemoryNeeded {
     pub context: usize,
     /// The sum.
     pub total: u64,
+}
+
+/// The file or folder that a packed file was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SourceSummary {
+    /// Bytes of its weight files.
+    pub bytes: u64,
+    /// When they were written, to the second, in UTC.
+    pub modified: String,
 }
 
 /// The tensors of one type, together.
@@ -107,11 +120,16 @@ impl Checkpoint {
         let (format, version) = match self.kind() {
             FileKind::Gguf { version } => ("gguf", Some(version)),
             FileKind::HuggingFace => ("huggingface", None),
+            FileKind::Packed { version } => ("packed", Some(version)),
         };
+        let source = self
+            .packed_source()
+            .map(|source| SourceSummary { bytes: source.bytes, modified: utc(source.modified) });
         Summary {
             path: self.path().display().to_string(),
             format,
             version,
+            source,
             architecture: self.architecture(),
             parameters: self.parameters(),
             tensor_bytes: self.tensor_bytes(),
@@ -166,8 +184,14 @@ impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.path)?;
         match self.version {
+            Some(version) if self.format == "packed" => {
+                writeln!(f, "format        packed, version {version}")?;
+            }
             Some(version) => writeln!(f, "format        GGUF version {version}")?,
             None => writeln!(f, "format        Hugging Face folder")?,
+        }
+        if let Some(SourceSummary { bytes: size, modified }) = &self.source {
+            writeln!(f, "packed from   {} ({size} bytes) of {modified}", bytes(*size))?;
         }
         let architecture = self.architecture.unwrap_or("(none)");
         writeln!(f, "architecture  {}", architecture.escape_debug())?;
@@ -266,6 +290,24 @@ fn brief_array(array: &Array) -> String {
     format!("[{}]", shown.join(", "))
 }
 
+/// A time as `2026-01-31 23:59:59 UTC`.
+fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years that begin in March end with their leap day; eras of 400 of them are all alike
+    // (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 fn scaled(x: u64, base: f64, units: &[&str]) -> String {
     let mut x = x as f64;
     let mut unit = 0;
@@ -296,6 +338,14 @@ mod tests {
         assert!(long.contains("(200 bytes)") && long.len() < 200);
         let array = Array::I32((0..9).collect());
         assert_eq!(brief(&Value::Array(array)), "[0, 1, 2, 3, ... (9 in all)]");
+    }
+
+    #[test]
+    fn dates() {
+        let at = |seconds| utc(UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(at(951_827_696), "2000-02-29 12:34:56 UTC");
+        assert_eq!(at(1_798_761_599), "2026-12-31 23:59:59 UTC");
     }
 
     #[test]

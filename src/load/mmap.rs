@@ -72,6 +72,22 @@ impl Bytes {
         let _ = range;
     }
 
+    /// Asks for the pages of `range` ahead of their use, in large pages where a file can have them.
+    pub(super) fn will_need(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Self::Mapped(map) = self
+            && range.start < range.end
+            && range.end <= map.len()
+        {
+            // Refusals cost speed, nothing else.
+            let len = range.end - range.start;
+            let _ = map.advise_range(memmap2::Advice::HugePage, range.start, len);
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, len);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+
     pub(super) fn is_mapped(&self) -> bool {
         matches!(self, Self::Mapped(_))
     }

@@ -1,4 +1,4 @@
-//! Files of models: GGUF and Hugging Face folders, read into one [`Checkpoint`].
+//! Files of models: GGUF, Hugging Face folders and packed files, read into one [`Checkpoint`].
 //!
 //! The bytes of a file are not trusted. Every count and length is checked against what is left of the file
 //! before memory is taken for it, every tensor is checked to lie inside the file before anyone asks for its
@@ -15,12 +15,14 @@ mod json;
 mod metadata;
 mod mmap;
 mod names;
+mod packed;
 mod reader;
 mod safetensors;
 mod shapes;
 mod sniff;
 mod split;
 mod tensor;
+mod values;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -32,15 +34,19 @@ use crate::error::{Error, Result, format_error, tensor_error};
 use folder::Folder;
 use json::Object;
 use mmap::Bytes;
+use packed::{Former, Packed};
 use sniff::Sniffed;
 
 pub use finite::{check_finite, has_bad_scale};
 pub use ggml::GgmlType;
-pub use inspect::{MemoryNeeded, Summary, TensorSummary, TypeCount};
+pub use inspect::{MemoryNeeded, SourceSummary, Summary, TensorSummary, TypeCount};
 pub use metadata::{Array, Metadata, Value};
 pub use mmap::Buffer;
+pub use packed::PackedSource;
+pub(crate) use packed::{Contents, Kind as Section, Placed, Writer as PackedWriter, vector_bytes};
 pub(crate) use shapes::expected_tensors;
 pub use tensor::Tensor;
+pub(crate) use values::{put_string, put_value};
 
 /// How to read a file.
 #[derive(Debug, Clone)]
@@ -70,6 +76,11 @@ pub enum FileKind {
     },
     /// A Hugging Face folder.
     HuggingFace,
+    /// A file of `goldcrest pack`, whatever it was made from.
+    Packed {
+        /// The format's version.
+        version: u32,
+    },
 }
 
 /// Where the tokenizer of a checkpoint is.
@@ -107,6 +118,7 @@ struct Source {
     bytes: Bytes,
 }
 
+/// What the model is described by: that of a packed file is its source's.
 #[derive(Debug)]
 enum Origin {
     Gguf { version: u32 },
@@ -127,6 +139,7 @@ enum Origin {
 pub struct Checkpoint {
     path: PathBuf,
     origin: Origin,
+    packed: Option<Packed>,
     sources: Vec<Source>,
     metadata: Metadata,
     tensors: Vec<Tensor>,
@@ -134,7 +147,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a GGUF file (any part of a split one) or a Hugging Face folder (or a file in it).
+    /// Opens a GGUF file (any part of a split one), a Hugging Face folder (or a file in it) or a packed file.
     ///
     /// What it is, is told from the content, not from the name.
     ///
@@ -146,6 +159,10 @@ impl Checkpoint {
         let path = path.as_ref();
         match sniff::sniff(path)? {
             Sniffed::Gguf => Self::open_gguf(path, options),
+            Sniffed::Packed => {
+                let bytes = Bytes::open(path, options.mmap)?;
+                Self::assemble_packed(path, bytes).map_err(|e| e.at(path))
+            }
             Sniffed::Folder => Self::open_folder(path, path, None, options),
             Sniffed::Json => Self::open_folder(path, parent(path), None, options),
             Sniffed::Safetensors => Self::open_folder(path, parent(path), Some(path), options),
@@ -222,6 +239,18 @@ impl Checkpoint {
             .map_err(|e| e.at(path))
     }
 
+    fn assemble_packed(path: &Path, bytes: Bytes) -> Result<Self> {
+        let packed::Header { packed, former, tensors } = packed::parse(&bytes)?;
+        let sources = vec![Source { path: path.to_path_buf(), bytes }];
+        let checkpoint = match former {
+            Former::Gguf { version, metadata } => {
+                Self::assemble(path, Origin::Gguf { version }, sources, metadata, tensors)
+            }
+            Former::Folder(folder) => Self::assemble_folder(path, *folder, sources, tensors),
+        };
+        checkpoint.map(|checkpoint| Self { packed: Some(packed), ..checkpoint })
+    }
+
     fn assemble(
         path: &Path,
         origin: Origin,
@@ -235,7 +264,8 @@ impl Checkpoint {
                 return Err(format_error(format!("tensor \"{}\" occurs twice", tensor.name)));
             }
         }
-        Ok(Self { path: path.to_path_buf(), origin, sources, metadata, tensors, index })
+        let path = path.to_path_buf();
+        Ok(Self { path, origin, packed: None, sources, metadata, tensors, index })
     }
 
     /// The path that was opened.
@@ -245,10 +275,49 @@ impl Checkpoint {
 
     /// What kind of file it is.
     pub fn kind(&self) -> FileKind {
-        match self.origin {
-            Origin::Gguf { version } => FileKind::Gguf { version },
-            Origin::Folder(_) => FileKind::HuggingFace,
+        match (&self.packed, &self.origin) {
+            (Some(packed), _) => FileKind::Packed { version: packed.version },
+            (None, Origin::Gguf { version }) => FileKind::Gguf { version: *version },
+            (None, Origin::Folder(_)) => FileKind::HuggingFace,
         }
+    }
+
+    /// What a packed file was made from; `None` of other files.
+    pub fn packed_source(&self) -> Option<PackedSource> {
+        self.packed.as_ref().map(|packed| packed.source)
+    }
+
+    /// The panels of a packed file, all of them.
+    pub(crate) fn panels(&self) -> Option<&[u8]> {
+        let packed = self.packed.as_ref()?;
+        Some(&self.sources[0].bytes[packed.panels()])
+    }
+
+    /// Where in [`panels`](Self::panels) a packed tensor begins, and the way from one of its panels to the
+    /// next.
+    pub(crate) fn place_in_panels(&self, tensor: &Tensor) -> Option<(usize, usize)> {
+        let packed = self.packed.as_ref().filter(|_| tensor.is_packed())?;
+        Some((tensor.offset - packed.panels().start, tensor.stride))
+    }
+
+    /// Asks for the panels of a packed file ahead of their use.
+    pub(crate) fn will_need_panels(&self) {
+        if let Some(packed) = &self.packed {
+            self.sources[0].bytes.will_need(packed.panels());
+        }
+    }
+
+    /// Reads everything: compares a packed file with its checksums, and checks the numbers of other files as
+    /// [`check_values`](Self::check_values) does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Format`](crate::ErrorKind::Format) with the damaged section, and those of
+    /// [`check_values`](Self::check_values).
+    pub fn verify(&self) -> Result<()> {
+        if let Some(packed) = &self.packed {
+            packed.verify(&self.sources[0].bytes).map_err(|e| e.at(&self.path))?;
+        }
+        self.tensors.iter().try_for_each(|tensor| self.check_values(tensor))
     }
 
     /// The keys of a GGUF file, or the top level of config.json.
@@ -276,6 +345,9 @@ impl Checkpoint {
     }
 
     /// The bytes of one of this checkpoint's tensors. They need not be aligned.
+    ///
+    /// Of a [packed](Tensor::is_packed) one they are panels, and between them those of the matrix that it
+    /// alternates with, where there is one.
     ///
     /// # Panics
     /// When the tensor is of another checkpoint and does not lie inside this one.
@@ -361,7 +433,12 @@ impl Checkpoint {
 
     /// Bytes of all tensors.
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.len as u64).sum()
+        self.tensors.iter().map(|tensor| tensor.byte_len() as u64).sum()
+    }
+
+    /// The files that hold weights.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().map(|source| source.path.as_path())
     }
 
     /// Bytes of all files that hold weights.
@@ -374,7 +451,8 @@ impl Checkpoint {
         self.metadata.get_strings("tokenizer.ggml.tokens").ok().flatten().map(<[_]>::len)
     }
 
-    /// Checks that a tensor holds no NaN and no infinity, in its scales or its numbers.
+    /// Checks that a tensor holds no NaN and no infinity, in its scales or its numbers. One in panels was
+    /// checked when it was packed and is not again.
     ///
     /// It reads the whole tensor: a loader that does so anyway calls [`has_bad_scale`] on the way and this
     /// only to say where.
@@ -382,6 +460,9 @@ impl Checkpoint {
     /// # Errors
     /// [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) with the tensor and the row.
     pub fn check_values(&self, tensor: &Tensor) -> Result<()> {
+        if tensor.is_packed() {
+            return Ok(());
+        }
         check_finite(tensor.ty, self.data(tensor)).map_err(|block| {
             let row = block * tensor.ty.block_bytes() / tensor.row_bytes();
             self.tensor_error(tensor, format_args!("({}) is not finite in row {row}", tensor.ty))

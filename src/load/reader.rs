@@ -47,6 +47,16 @@ impl<'a> Reader<'a> {
         self.at
     }
 
+    /// Everything, read or not.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Lets the reader go no further than offset `end`, which is at or after its own.
+    pub(super) fn end_at(&mut self, end: usize) {
+        self.bytes = &self.bytes[..end];
+    }
+
     pub(super) fn remaining(&self) -> u64 {
         (self.bytes.len() - self.at) as u64
     }

@@ -46,6 +46,7 @@ pub(super) fn parse(bytes: &[u8], file: usize) -> Result<Vec<Tensor>> {
             file,
             offset: base + next,
             len,
+            stride: 0,
         });
         next += len;
     }

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use crate::error::{Error, Result, format_error, unsupported};
 
-use super::{gguf, safetensors};
+use super::{gguf, packed, safetensors};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sniffed {
     Gguf,
+    /// Made by `goldcrest pack`.
+    Packed,
     /// A weights file of a Hugging Face folder.
     Safetensors,
     /// A JSON file of a Hugging Face folder.
@@ -53,6 +55,9 @@ fn sniff_head(head: &[u8]) -> Result<Sniffed> {
     if head.starts_with(gguf::MAGIC) {
         return Ok(Sniffed::Gguf);
     }
+    if head.starts_with(packed::MAGIC) {
+        return Ok(Sniffed::Packed);
+    }
     if safetensors::looks_like(head) {
         return Ok(Sniffed::Safetensors);
     }
@@ -65,7 +70,7 @@ fn sniff_head(head: &[u8]) -> Result<Sniffed> {
         return Ok(Sniffed::Json);
     }
     Err(format_error(format!(
-        "neither GGUF nor safetensors (it begins with \"{}\")",
+        "neither GGUF nor safetensors nor a packed file (it begins with \"{}\")",
         head[..head.len().min(8)].escape_ascii()
     )))
 }
@@ -78,6 +83,7 @@ mod tests {
     fn heads() {
         assert_eq!(sniff_head(b"GGUF\x03\0\0\0").unwrap(), Sniffed::Gguf);
         assert_eq!(sniff_head(b"\x10\0\0\0\0\0\0\0{\"a\":").unwrap(), Sniffed::Safetensors);
+        assert_eq!(sniff_head(b"GOLDPACK\x01\0\0\0").unwrap(), Sniffed::Packed);
         assert_eq!(sniff_head(b" {\n").unwrap(), Sniffed::Json);
         for bad in [&b""[..], b"tjgg\x01", b"PK\x03\x04", b"hello", b"GGU"] {
             assert!(sniff_head(bad).is_err());

@@ -1,5 +1,7 @@
 //! One tensor of a checkpoint.
 
+use goldcrest_kernels::PANEL_ROWS;
+
 use super::ggml::GgmlType;
 
 /// One tensor of a checkpoint, under its GGUF name whatever file it came from.
@@ -16,13 +18,25 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     pub(super) file: usize,
     pub(super) offset: usize,
+    /// From the first byte to the last, those of an interleaved matrix between them included.
     pub(super) len: usize,
+    /// From one panel to the next in a packed file; 0 where rows lie one after another.
+    pub(super) stride: usize,
 }
 
 impl Tensor {
-    /// Bytes of data.
+    /// Bytes of data, the padding of panels included.
     pub fn byte_len(&self) -> usize {
-        self.len
+        if !self.is_packed() {
+            return self.len;
+        }
+        let panels = self.rows().div_ceil(PANEL_ROWS);
+        (self.len - (panels - 1) * self.stride) * panels
+    }
+
+    /// Whether it lies in panels, as in a packed file, and not row by row.
+    pub fn is_packed(&self) -> bool {
+        self.stride > 0
     }
 
     /// Number of elements.
@@ -40,8 +54,11 @@ impl Tensor {
         self.shape[..self.shape.len() - 1].iter().product()
     }
 
-    /// Bytes of one row.
+    /// Bytes of one row; of a packed matrix, those that it had before.
     pub fn row_bytes(&self) -> usize {
+        if self.is_packed() {
+            return self.ty.bytes_for(self.k()).unwrap_or(0);
+        }
         self.len / self.rows()
     }
 }

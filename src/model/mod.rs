@@ -23,7 +23,7 @@ use forward::{Engine, Graph};
 use rope::RopeTable;
 pub(crate) use scratch::BATCH;
 use scratch::{Scratch, Wanted};
-use weights::Weights;
+use weights::{Weights, save};
 
 /// The environment variable that chooses the instruction set where the program does not.
 const ISA_VARIABLE: &str = "GOLDCREST_ISA";
@@ -62,7 +62,7 @@ struct Inner {
 }
 
 impl Model {
-    /// Loads a GGUF file or a Hugging Face folder with the defaults of [`loader`](Self::loader).
+    /// Loads a GGUF file, a Hugging Face folder or a packed file with the defaults of [`loader`](Self::loader).
     ///
     /// # Errors
     /// As [`Loader::load`].
@@ -80,6 +80,7 @@ impl Model {
             kv: KvType::F16,
             mmap: true,
             quantize: None,
+            deterministic: false,
             progress: Box::new(|_, _| ()),
         }
     }
@@ -190,6 +191,7 @@ pub struct Loader {
     kv: KvType,
     mmap: bool,
     quantize: Option<Format>,
+    deterministic: bool,
     progress: Box<dyn Fn(u64, u64) + Sync>,
 }
 
@@ -228,8 +230,20 @@ impl Loader {
     ///
     /// Matrices that the file has quantised already, and those whose width is no multiple of the
     /// format's block, stay as they are. The output matrix gets 8 bits at least.
+    /// Matrices of a packed file cannot change any more: where they would, loading it is an error.
     pub fn quantize(mut self, format: Format) -> Self {
         self.quantize = Some(format);
+        self
+    }
+
+    /// Whether the same file, prompt and seed are to give the same tokens and log-probabilities, bit
+    /// for bit, on every machine.
+    ///
+    /// Products of float weights then go without fused multiply-add, which not every processor has;
+    /// they are slower where there is one. All else has the same bits in either mode, on any number
+    /// of threads and however a text is cut into calls.
+    pub fn deterministic(mut self, deterministic: bool) -> Self {
+        self.deterministic = deterministic;
         self
     }
 
@@ -248,14 +262,8 @@ impl Loader {
     /// kernels or an instruction set that this machine lacks;
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) for settings out of range.
     pub fn load(self) -> Result<Model> {
-        let kernels = choose_kernels(self.isa)?;
-        if let Some(format) = self.quantize
-            && !matches!(format, Format::Q8_0 | Format::Q4_0)
-        {
-            return Err(input_error(format!(
-                "weights are quantised to Q8_0 or Q4_0, not {format}"
-            )));
-        }
+        let kernels = choose_kernels(self.isa, self.deterministic)?;
+        self.check_quantize()?;
         let checkpoint = Checkpoint::open(&self.path, &ReadOptions { mmap: self.mmap })?;
         let config = checkpoint.config()?;
         let context = choose_context(self.context, &config)?;
@@ -297,9 +305,44 @@ impl Loader {
             engine: Mutex::new(engine),
         })))
     }
+
+    /// Packs the model into a file at `path` that is mapped and used as it lies: it opens with no
+    /// other file, in milliseconds, without a copy. The settings `quantize`, `mmap` and `progress` count;
+    /// the other settings are for loading.
+    ///
+    /// The file is for the version of the crate that wrote it, or one with the same layouts; others
+    /// refuse it. It is written beside `path` (with `.tmp` after the name) and renamed when it is
+    /// whole.
+    ///
+    /// ```no_run
+    /// use goldcrest::{Format, Model};
+    /// Model::loader("model-f16.gguf").quantize(Format::Q8_0).pack("model.gcpack")?;
+    /// let model = Model::open("model.gcpack")?;
+    /// # Ok::<(), goldcrest::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`ErrorKind::Io`](crate::ErrorKind::Io) where the file cannot be
+    /// written; [`ErrorKind::Input`](crate::ErrorKind::Input) for a model that is packed already.
+    pub fn pack(self, path: impl AsRef<Path>) -> Result<()> {
+        self.check_quantize()?;
+        let checkpoint = Checkpoint::open(&self.path, &ReadOptions { mmap: self.mmap })?;
+        let config = checkpoint.config()?;
+        save(&checkpoint, &config, self.quantize, path.as_ref(), &*self.progress)
+            .map_err(|error| error.at(&self.path))
+    }
+
+    fn check_quantize(&self) -> Result<()> {
+        match self.quantize {
+            None | Some(Format::Q8_0 | Format::Q4_0) => Ok(()),
+            Some(format) => {
+                Err(input_error(format!("weights are quantised to Q8_0 or Q4_0, not {format}")))
+            }
+        }
+    }
 }
 
-fn choose_kernels(isa: Option<Isa>) -> Result<&'static Kernels> {
+fn choose_kernels(isa: Option<Isa>, deterministic: bool) -> Result<&'static Kernels> {
     let (isa, by) = match (isa, std::env::var(ISA_VARIABLE)) {
         (Some(isa), _) => (isa, "asked for"),
         (None, Ok(name)) if !name.is_empty() => {
@@ -308,9 +351,10 @@ fn choose_kernels(isa: Option<Isa>) -> Result<&'static Kernels> {
             })?;
             (isa, "named by GOLDCREST_ISA")
         }
-        _ => return Ok(Kernels::best()),
+        _ => (Isa::best(), "the best"),
     };
-    Kernels::for_isa(isa).ok_or_else(|| -> Error {
+    let kernels = if deterministic { Kernels::deterministic(isa) } else { Kernels::for_isa(isa) };
+    kernels.ok_or_else(|| -> Error {
         unsupported(format!(
             "instruction set \"{isa}\", {by}, is not available on this machine (its best: {})",
             Kernels::best().isa()

@@ -6,6 +6,9 @@ use crate::config::{Rope, RopeScaling};
 
 /// `[context, dim / 2]` cosines and sines, computed in f64: an angle at position 100 000 has no
 /// correct digit left in f32.
+///
+/// Sines, cosines and powers come from the crate `libm`: those of the standard library are the
+/// system's, and differ from one to the next in the last bit.
 pub(crate) struct RopeTable {
     half: usize,
     cos: Vec<f32>,
@@ -17,7 +20,7 @@ impl RopeTable {
         let (frequencies, factor) = frequencies(rope);
         let angles = || (0..context).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
         let table = |f: fn(f64) -> f64| angles().map(|a| (f(a) * factor) as f32).collect();
-        Self { half: frequencies.len(), cos: table(f64::cos), sin: table(f64::sin) }
+        Self { half: frequencies.len(), cos: table(libm::cos), sin: table(libm::sin) }
     }
 
     /// Cosines and sines of one position.
@@ -30,7 +33,7 @@ impl RopeTable {
 /// The angle per position of each pair, and the factor on cosines and sines.
 fn frequencies(rope: &Rope) -> (Vec<f64>, f64) {
     let (dim, theta) = (rope.dim as f64, f64::from(rope.theta));
-    let plain = (0..rope.dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim));
+    let plain = (0..rope.dim / 2).map(|i| libm::pow(theta, -2.0 * i as f64 / dim));
     match &rope.scaling {
         RopeScaling::None => (plain.collect(), 1.0),
         RopeScaling::Linear { factor } => (plain.map(|f| f / f64::from(*factor)).collect(), 1.0),
@@ -57,7 +60,7 @@ fn frequencies(rope: &Rope) -> (Vec<f64>, f64) {
         } => {
             let pair = |turns: f32| {
                 let length = original_context as f64 / (f64::from(turns) * TAU);
-                dim * length.ln() / (2.0 * theta.ln())
+                dim * libm::log(length) / (2.0 * libm::log(theta))
             };
             let (mut low, mut high) = (pair(beta_fast), pair(beta_slow));
             if truncate {

@@ -1,14 +1,18 @@
 //! The weights of a model: matrices packed into one buffer, vectors as f32.
 
+mod file;
 mod pack;
 mod plan;
+
+use std::sync::Arc;
 
 use goldcrest_kernels::{Format, PANEL_ROWS, unpack_row};
 
 use crate::config::Config;
 use crate::error::Result;
 use crate::load::{Buffer, Checkpoint, Tensor};
-use plan::Plan;
+pub(crate) use file::save;
+use plan::{Parts, Plan};
 
 /// A matrix in panels, somewhere in the buffer.
 #[derive(Debug, Clone)]
@@ -66,15 +70,32 @@ pub(crate) struct Layer {
 enum Embedding {
     /// The output matrix, packed once for both.
     Tied,
-    /// Rows of the mapped file: a look-up reads one.
-    Mapped(Box<Checkpoint>, Tensor, Format),
+    /// Rows of the open file: a look-up reads one.
+    Mapped(Arc<Checkpoint>, Tensor, Format),
     /// Rows copied from a file that was read whole, so that the rest of it could be freed.
     Copied(Buffer, Format),
 }
 
+/// Where the panels are.
+enum Panels {
+    /// Packed by this process.
+    Owned(Buffer),
+    /// Used as they lie in a packed file.
+    File(Arc<Checkpoint>),
+}
+
+impl Panels {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Owned(buffer) => buffer,
+            Self::File(checkpoint) => checkpoint.panels().unwrap_or_default(),
+        }
+    }
+}
+
 /// All weights of a model.
 pub(crate) struct Weights {
-    buffer: Buffer,
+    panels: Panels,
     embedding: Embedding,
     pub(crate) layers: Vec<Layer>,
     pub(crate) output_norm: Vec<f32>,
@@ -84,7 +105,8 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Packs the weights of `checkpoint`; `quantize` turns its float matrices into that format.
+    /// Packs the weights of `checkpoint`, unless they are; `quantize` turns its float matrices into
+    /// that format.
     /// `progress` hears of bytes done and of all.
     pub(crate) fn load(
         checkpoint: Checkpoint,
@@ -93,26 +115,20 @@ impl Weights {
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Self> {
         let mut plan = Plan::new(&checkpoint, quantize);
-        let mut layers = Vec::with_capacity(config.n_layers);
-        for index in 0..config.n_layers {
-            layers.push(plan.layer(config, index)?);
-        }
-        let output_norm = plan.vector("output_norm.weight", config.hidden)?;
-        let table = [config.vocab_size, config.hidden];
-        let tied = checkpoint.tensor("output.weight").is_none();
-        let name = if tied { "token_embd.weight" } else { "output.weight" };
-        let output = plan.output(name, table)?;
-        let rows = if tied { None } else { Some(plan.source("token_embd.weight", &table)?) };
-
+        let Parts { layers, output_norm, output, rows } = plan.model(config)?;
         let mut bytes_per_token = plan.total() as u64;
-        let buffer = pack::pack(&checkpoint, &plan, progress)?;
+        let rows = rows.map(|(tensor, format)| (tensor.clone(), format));
+        let buffer = match checkpoint.panels() {
+            Some(_) => None,
+            None => Some(pack::pack(&checkpoint, &plan, progress)?),
+        };
+        let checkpoint = Arc::new(checkpoint);
         let embedding = match rows {
             None => Embedding::Tied,
             Some((tensor, format)) => {
-                let tensor = tensor.clone();
                 bytes_per_token += tensor.row_bytes() as u64;
-                if checkpoint.is_mapped() {
-                    Embedding::Mapped(Box::new(checkpoint), tensor, format)
+                if checkpoint.is_mapped() || buffer.is_none() {
+                    Embedding::Mapped(Arc::clone(&checkpoint), tensor, format)
                 } else {
                     let mut copy = Buffer::zeroed(tensor.byte_len())?;
                     copy.as_mut_slice().copy_from_slice(checkpoint.data(&tensor));
@@ -120,18 +136,25 @@ impl Weights {
                 }
             }
         };
-        Ok(Self { buffer, embedding, layers, output_norm, output, bytes_per_token })
+        let panels = match buffer {
+            Some(buffer) => Panels::Owned(buffer),
+            None => {
+                checkpoint.will_need_panels();
+                Panels::File(checkpoint)
+            }
+        };
+        Ok(Self { panels, embedding, layers, output_norm, output, bytes_per_token })
     }
 
     /// Panels `first..first + count` of `matrix`, which no other interleaves.
     pub(crate) fn panels(&self, matrix: &Matrix, first: usize, count: usize) -> &[u8] {
         debug_assert_eq!(matrix.stride, matrix.panel_bytes());
-        &self.buffer[matrix.offset + first * matrix.stride..][..count * matrix.stride]
+        &self.panels.bytes()[matrix.offset + first * matrix.stride..][..count * matrix.stride]
     }
 
     /// Panel `index` of `matrix`, interleaved or not.
     pub(crate) fn panel(&self, matrix: &Matrix, index: usize) -> &[u8] {
-        &self.buffer[matrix.offset + index * matrix.stride..][..matrix.panel_bytes()]
+        &self.panels.bytes()[matrix.offset + index * matrix.stride..][..matrix.panel_bytes()]
     }
 
     /// Panels `first..first + count` of each of two interleaved matrices in turn, where they are
@@ -144,7 +167,7 @@ impl Weights {
         count: usize,
     ) -> Option<&[u8]> {
         (a.format == b.format)
-            .then(|| &self.buffer[a.offset + first * a.stride..][..count * a.stride])
+            .then(|| &self.panels.bytes()[a.offset + first * a.stride..][..count * a.stride])
     }
 
     /// Writes the embedding of token `id`, which must be below the vocabulary's size.

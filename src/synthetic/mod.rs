@@ -63,7 +63,7 @@ fn write(
         let mut done = 0;
         while done < entry.bytes {
             buffer.resize((entry.bytes - done).min(batch) as usize, 0);
-            let seed = seed ^ (number << 32) ^ (done / batch);
+            let seed = seed ^ ((number << 32) | (done / batch));
             values(shape, entry, seed, &mut buffer);
             out.write_all(&buffer)?;
             done += buffer.len() as u64;

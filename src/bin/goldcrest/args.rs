@@ -17,10 +17,12 @@ Examples:
   goldcrest run -m model.gguf -p \"Once upon a time\" -n 100
   goldcrest run -m model.gguf -f question.txt --temp 0 > answer.txt
   goldcrest inspect model.gguf
+  goldcrest pack model.gguf model.gcpack
   goldcrest tokenize -m model.gguf \"Hello world\"
 
-MODEL is a GGUF file (any part of a split one) or a Hugging Face folder with config.json,
-safetensors and tokenizer.json. What it is, is told from its content.
+MODEL is a GGUF file (any part of a split one), a Hugging Face folder with config.json,
+safetensors and tokenizer.json, or a file that `goldcrest pack` made. What it is, is told from its
+content.
 
 Exit codes: 0 success, 1 failure, 2 wrong arguments.";
 
@@ -49,6 +51,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Continue a prompt: stream text to standard output
     Run(RunArgs),
+    /// Write a file that is mapped and run as it lies, without packing its weights at each load
+    Pack(PackArgs),
     /// Show what a model file holds: metadata, tensors, memory needed
     Inspect(InspectArgs),
     /// Show the tokens of a text
@@ -169,10 +173,35 @@ impl SamplingArgs {
 }
 
 #[derive(Args)]
-pub(crate) struct InspectArgs {
+#[command(after_help = "\
+Examples:
+  goldcrest pack model.gguf model.gcpack
+  goldcrest pack hf-folder/ model-q4.gcpack --quant q4_0
+
+A packed file holds the weights as they lie in memory, the tokenizer and the configuration. It
+opens in milliseconds and needs no other file. Its size is that of the source within 3%, and what
+alignment adds (64 KB a section, 4 KB a matrix). It is read by the version that wrote it, and by others with the same layouts;
+the rest refuse it, and `pack` makes a new one.")]
+pub(crate) struct PackArgs {
     /// GGUF file or Hugging Face folder
     #[arg(value_name = "MODEL")]
     pub(crate) path: PathBuf,
+    /// The file to write
+    #[arg(value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Quantise float weights
+    #[arg(long, value_name = "TYPE", ignore_case = true)]
+    pub(crate) quant: Option<Quant>,
+}
+
+#[derive(Args)]
+pub(crate) struct InspectArgs {
+    /// GGUF file, Hugging Face folder or packed file
+    #[arg(value_name = "MODEL")]
+    pub(crate) path: PathBuf,
+    /// Read everything: compare a packed file with its checksums, look for NaN in other files
+    #[arg(long)]
+    pub(crate) verify: bool,
     /// Print everything as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -187,7 +216,7 @@ Examples:
 The text is taken as it is, a line break at its end included. A GGUF file that holds a vocabulary
 and no tensors is enough.")]
 pub(crate) struct TokenizeArgs {
-    /// GGUF file or Hugging Face folder
+    /// GGUF file, Hugging Face folder or packed file
     #[arg(short, long, value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// The text [default: standard input]
@@ -228,7 +257,7 @@ pub(crate) struct LogitsArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// GGUF file or Hugging Face folder
+    /// GGUF file, Hugging Face folder or packed file
     #[arg(short = 'm', long = "model", value_name = "MODEL")]
     path: PathBuf,
     /// Worker threads [default: the physical cores that the process may use]
@@ -241,28 +270,45 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "NAME", ignore_case = true, value_parser = isa_parser())]
     isa: Option<Isa>,
     /// Number format of keys and values
-    #[arg(long, value_name = "TYPE", default_value = "f16", ignore_case = true)]
-    kv: Kv,
+    #[arg(long, value_name = "TYPE", default_value = "f16", ignore_case = true,
+        value_parser = kv_parser())]
+    kv: KvType,
     /// Quantise float weights while loading
     #[arg(long, value_name = "TYPE", ignore_case = true)]
     quant: Option<Quant>,
     /// Read the file into memory instead of mapping it
     #[arg(long)]
     no_mmap: bool,
+    /// Give the same tokens and log-probabilities, bit for bit, on every machine
+    #[arg(long)]
+    deterministic: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Kv {
-    F16,
-    F32,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Quant {
+pub(crate) enum Quant {
     #[value(name = "q8_0")]
     Q8,
     #[value(name = "q4_0")]
     Q4,
+}
+
+impl Quant {
+    pub(crate) fn format(self) -> Format {
+        match self {
+            Self::Q8 => Format::Q8_0,
+            Self::Q4 => Format::Q4_0,
+        }
+    }
+}
+
+pub(crate) fn kv_parser() -> impl TypedValueParser<Value = KvType> {
+    PossibleValuesParser::new(["f32", "f16", "q8_0"]).map(|name| {
+        match name.to_lowercase().as_str() {
+            "f32" => KvType::F32,
+            "q8_0" => KvType::Q8_0,
+            _ => KvType::F16,
+        }
+    })
 }
 
 /// One list of names: the library's.
@@ -276,20 +322,12 @@ impl ModelArgs {
     /// that took.
     pub(crate) fn load(&self) -> Result<(Model, Duration), Failure> {
         let start = Instant::now();
-        let bar = progress_bar();
-        let kv = match self.kv {
-            Kv::F16 => KvType::F16,
-            Kv::F32 => KvType::F32,
-        };
-        let mut loader = Model::loader(&self.path).kv(kv).mmap(!self.no_mmap).progress({
-            let bar = bar.clone();
-            move |done, total| {
-                bar.update(|state| {
-                    state.set_len(total);
-                    state.set_pos(done);
-                });
-            }
-        });
+        let bar = Progress::new("loading");
+        let mut loader = Model::loader(&self.path)
+            .kv(self.kv)
+            .mmap(!self.no_mmap)
+            .deterministic(self.deterministic)
+            .progress(bar.callback());
         if let Some(threads) = self.threads {
             loader = loader.threads(threads);
         }
@@ -300,23 +338,39 @@ impl ModelArgs {
             loader = loader.isa(isa);
         }
         if let Some(quant) = self.quant {
-            loader = loader.quantize(match quant {
-                Quant::Q8 => Format::Q8_0,
-                Quant::Q4 => Format::Q4_0,
-            });
+            loader = loader.quantize(quant.format());
         }
         let model = loader.load();
-        bar.finish_and_clear();
+        bar.finish();
         Ok((model.map_err(Failure::of_arguments)?, start.elapsed()))
     }
 }
 
-/// indicatif draws nothing where standard error is no terminal.
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("loading [{bar:40}] {bytes}/{total_bytes}")
-        .expect("a template of known fields")
-        .progress_chars("=> ");
-    ProgressBar::new(0).with_style(style)
+/// A bar on standard error; indicatif draws nothing where that is no terminal.
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    pub(crate) fn new(what: &'static str) -> Self {
+        let style = ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes}")
+            .expect("a template of known fields")
+            .progress_chars("=> ");
+        Self(ProgressBar::new(0).with_style(style).with_message(what))
+    }
+
+    /// What the library tells its progress to.
+    pub(crate) fn callback(&self) -> impl Fn(u64, u64) + Sync + 'static {
+        let bar = self.0.clone();
+        move |done, total| {
+            bar.update(|state| {
+                state.set_len(total);
+                state.set_pos(done);
+            });
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
 }
 
 #[cfg(test)]

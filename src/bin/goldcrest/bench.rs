@@ -14,7 +14,7 @@ use goldcrest::synthetic::{self, Mixture, Shape};
 use goldcrest::{Isa, KvType, Model, Session, SessionOptions};
 use serde::Serialize;
 
-use crate::args::isa_parser;
+use crate::args::{isa_parser, kv_parser};
 use crate::bandwidth::{Bandwidth, Limit};
 use crate::failure::Failure;
 use crate::machine;
@@ -34,7 +34,7 @@ tokens are random. The bandwidth of decoding is the bytes of weights that a toke
 tokens per second; its share is of the best of several probes, run between the repetitions with
 the same number of threads. Weights that fit into a cache can pass 100%.")]
 pub(crate) struct BenchArgs {
-    /// GGUF file or Hugging Face folder
+    /// GGUF file, Hugging Face folder or packed file
     #[arg(short, long, value_name = "MODEL", required_unless_present = "shape")]
     model: Option<PathBuf>,
     /// Random weights in the shape of this model instead of a file
@@ -73,6 +73,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "MB",
         value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 20))]
     probe: Option<usize>,
+    /// The same bits on every machine, as in `goldcrest run`
+    #[arg(long)]
+    deterministic: bool,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -86,16 +89,6 @@ fn shape_parser() -> impl TypedValueParser<Value = &'static Shape> {
 fn mixture_parser() -> impl TypedValueParser<Value = &'static Mixture> {
     PossibleValuesParser::new(Mixture::ALL.iter().map(|mixture| mixture.name))
         .try_map(|name| Mixture::by_name(&name).ok_or("no such type"))
-}
-
-fn kv_parser() -> impl TypedValueParser<Value = KvType> {
-    PossibleValuesParser::new(["f32", "f16", "q8_0"]).map(|name| {
-        match name.to_lowercase().as_str() {
-            "f32" => KvType::F32,
-            "q8_0" => KvType::Q8_0,
-            _ => KvType::F16,
-        }
-    })
 }
 
 /// What every line of the output has in common.
@@ -292,7 +285,8 @@ fn measure(
     threads: Option<usize>,
 ) -> Result<(), Failure> {
     let context = args.prompt.max(args.decode);
-    let mut loader = Model::loader(&file.path).kv(args.kv).context(context);
+    let mut loader =
+        Model::loader(&file.path).kv(args.kv).context(context).deterministic(args.deterministic);
     if let Some(isa) = isa {
         loader = loader.isa(isa);
     }

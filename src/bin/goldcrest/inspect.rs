@@ -9,6 +9,9 @@ use crate::failure::Failure;
 
 pub(crate) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let checkpoint = Checkpoint::open(&args.path, &ReadOptions::default())?;
+    if args.verify {
+        checkpoint.verify()?;
+    }
     let summary = checkpoint.describe();
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {

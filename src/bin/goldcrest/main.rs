@@ -11,6 +11,7 @@ mod inspect;
 mod kernels;
 mod logits;
 mod machine;
+mod pack;
 mod prompt;
 mod run;
 mod stats;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Pack(args) => pack::pack(args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Logits(args) => logits::logits(&args),

@@ -1,7 +1,5 @@
 //! Packing in parallel: the only place where the engine uses rayon.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use goldcrest_kernels::{PANEL_ROWS, pack_panel};
 use rayon::prelude::*;
 
@@ -20,29 +18,44 @@ pub(super) fn pack(
 ) -> Result<Buffer> {
     let mut buffer = Buffer::zeroed(plan.total())?;
     let total = plan.total() as u64;
-    let done = AtomicU64::new(0);
+    let mut done = 0;
     progress(0, total);
     for run in &plan.runs {
         let out = &mut buffer.as_mut_slice()[run.offset..][..run.stride * run.panels];
-        let row_bytes: usize = run.sources.iter().map(|s| s.tensor.row_bytes()).sum();
-        let batch = (BATCH / (row_bytes * PANEL_ROWS)).max(1);
+        let batch = panels_at_once(run);
         for (first, out) in (0..).step_by(batch).zip(out.chunks_mut(batch * run.stride)) {
             pack_batch(checkpoint, run, first, out)?;
-            for Source { tensor, .. } in &run.sources {
-                let rows = first * PANEL_ROWS..(first + batch) * PANEL_ROWS;
-                let row = tensor.row_bytes();
-                checkpoint.release(tensor, rows.start * row..rows.end * row);
-            }
-            let now = done.fetch_add(out.len() as u64, Ordering::Relaxed) + out.len() as u64;
-            progress(now, total);
+            done += out.len() as u64;
+            progress(done, total);
         }
     }
     progress(total, total);
     Ok(buffer)
 }
 
-/// Packs the panels from `first` on into `out`.
-fn pack_batch(checkpoint: &Checkpoint, run: &Run<'_>, first: usize, out: &mut [u8]) -> Result<()> {
+/// How many panels of a run are packed before their sources' pages are given back.
+pub(super) fn panels_at_once(run: &Run<'_>) -> usize {
+    let row_bytes: usize = run.sources.iter().map(|s| s.tensor.row_bytes()).sum();
+    (BATCH / (row_bytes * PANEL_ROWS)).max(1)
+}
+
+/// Packs the panels from `first` on into `out` and gives back the pages that they came from.
+pub(super) fn pack_batch(
+    checkpoint: &Checkpoint,
+    run: &Run<'_>,
+    first: usize,
+    out: &mut [u8],
+) -> Result<()> {
+    pack_panels(checkpoint, run, first, out)?;
+    for Source { tensor, .. } in &run.sources {
+        let row = tensor.row_bytes();
+        let rows = first * PANEL_ROWS..(first + out.len() / run.stride) * PANEL_ROWS;
+        checkpoint.release(tensor, rows.start * row..rows.end * row);
+    }
+    Ok(())
+}
+
+fn pack_panels(checkpoint: &Checkpoint, run: &Run<'_>, first: usize, out: &mut [u8]) -> Result<()> {
     let scratch = || (Vec::<f32>::new(), Vec::<u8>::new());
     out.par_chunks_mut(run.stride).enumerate().try_for_each_init(scratch, |scratch, (i, out)| {
         let mut rest = out;

@@ -1,0 +1,206 @@
+//! One file, one prompt, one seed: the same bits on every instruction set, number of threads and
+//! processor, emulated ones included.
+#![cfg(feature = "cli")]
+#![allow(clippy::print_stderr)]
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::assets;
+use goldcrest::{Isa, KvType, Model, SamplingParams};
+
+/// Tokens of a generation.
+const TOKENS: usize = 24;
+/// Above a chunk of attention's 256 positions, so that chunks are merged.
+const LONG: usize = 300;
+
+/// What makes a run: the model, and what it is to give. The sums are of this engine's own output:
+/// they say that machines agree, the other tests that the output is right.
+struct Case {
+    file: &'static str,
+    /// Of a greedy and of a random generation.
+    sums: [u64; 2],
+}
+
+const CASES: &[Case] = &[
+    Case {
+        file: "models/stories260K/derived/stories260K-F32.gguf",
+        sums: [0xfd33_9bd8_e316_efe1, 0xc1f1_85dc_35e9_32ea],
+    },
+    Case {
+        file: "models/stories260K/derived/stories260K-Q8_0.gguf",
+        sums: [0x936e_868e_c5d2_34e5, 0x31ac_46e4_3e07_3ddc],
+    },
+    Case {
+        file: "models/stories260K/derived/stories260K-Q4_0.gguf",
+        sums: [0x3ccc_05be_9b55_e705, 0xa239_5cdb_b404_63ac],
+    },
+    Case {
+        file: "golden/llama_256/gguf/llama_256-Q4_K_M.gguf",
+        sums: [0x8ccf_bd82_c0a5_61a4, 0x7e92_28c4_50fd_3186],
+    },
+    Case {
+        file: "golden/llama_256/gguf/llama_256-Q6_K.gguf",
+        sums: [0x0ba1_f2d0_6d93_7795, 0x25f4_069a_f508_64d7],
+    },
+    Case {
+        file: "golden/llama_256/gguf/llama_256-F16.gguf",
+        sums: [0xbcc0_1cb9_8c46_e471, 0x3768_9a3d_7e73_04f0],
+    },
+];
+
+/// FNV-1a over ids and the bits of log-probabilities.
+struct Sum(u64);
+
+impl Sum {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, number: u32) {
+        for byte in number.to_le_bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+/// Ids that look random.
+fn prompt(len: usize, vocab: usize) -> Vec<u32> {
+    (0..len).map(|i| (i * i * 7 + i * 3 + 5) as u32 % vocab as u32).collect()
+}
+
+fn generate(model: &Model, ids: &[u32], params: SamplingParams) -> u64 {
+    let mut session = model.session().unwrap();
+    session.push(ids).unwrap();
+    let mut sum = Sum::new();
+    for token in session.generate(params).unwrap() {
+        let token = token.unwrap();
+        sum.add(token.id);
+        sum.add(token.logprob.to_bits());
+    }
+    sum.0
+}
+
+fn params(random: bool) -> SamplingParams {
+    let params = SamplingParams {
+        max_tokens: Some(TOKENS),
+        ignore_eos: true,
+        seed: Some(7),
+        ..SamplingParams::default()
+    };
+    if random { params } else { SamplingParams { temperature: 0.0, ..params } }
+}
+
+fn load(path: &Path, isa: Isa, threads: usize, kv: KvType) -> Model {
+    let loader = Model::loader(path).deterministic(true).isa(isa).threads(threads).kv(kv);
+    loader.load().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Every instruction set of this machine, 1 to 4 threads: the recorded sums.
+#[test]
+fn one_sum_on_every_tier_and_number_of_threads() {
+    let Some(assets) = assets() else { return };
+    let tiers: Vec<Isa> = Isa::supported().collect();
+    for &isa in Isa::ALL {
+        if !tiers.contains(&isa) {
+            eprintln!("NOT RUN: {isa} (not on this machine)");
+        }
+    }
+    let mut wrong = String::new();
+    for Case { file, sums } in CASES {
+        for &isa in &tiers {
+            for threads in 1..=4 {
+                let model = load(&assets.join(file), isa, threads, KvType::F16);
+                let context = model.context() - TOKENS;
+                let ids = prompt(LONG.min(context), model.config().vocab_size);
+                let ours = [false, true].map(|random| generate(&model, &ids, params(random)));
+                if ours != *sums {
+                    let [greedy, random] = ours;
+                    wrong += &format!("{file} {isa} {threads}: [{greedy:#018x}, {random:#018x}]\n");
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "other sums than the recorded ones:\n{wrong}");
+}
+
+/// However a text is cut into calls, and in every format of keys and values.
+#[test]
+fn one_sum_however_a_text_is_cut() {
+    let Some(assets) = assets() else { return };
+    for Case { file, .. } in CASES {
+        for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+            let model = load(&assets.join(file), Isa::best(), 2, kv);
+            let ids = prompt(LONG.min(model.context()), model.config().vocab_size);
+            let mut whole = model.session().unwrap();
+            whole.push(&ids).unwrap();
+            for step in [1, 2, 7, 16, 33, 100] {
+                let mut parts = model.session().unwrap();
+                ids.chunks(step).for_each(|ids| parts.push(ids).unwrap());
+                let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                let (parts, whole) = (parts.logits().unwrap(), whole.logits().unwrap());
+                assert!(bits(parts) == bits(whole), "{file} {kv:?} in steps of {step}");
+            }
+        }
+    }
+}
+
+/// What the program says under an emulated processor is what the library says here.
+///
+/// `GOLDCREST_REQUIRE_QEMU=1` makes a skip a failure.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn one_sum_on_old_processors() {
+    const EMULATOR: &str = "qemu-x86_64";
+    const CPUS: [(&str, &str); 4] =
+        [("core2duo", "sse2"), ("Nehalem", "ssse3"), ("SandyBridge", "avx"), ("Haswell", "avx2")];
+    let skip = |why: &str| {
+        assert!(std::env::var_os("GOLDCREST_REQUIRE_QEMU").is_none_or(|v| v != "1"), "{why}");
+        eprintln!("SKIPPED one_sum_on_old_processors: {why}");
+    };
+    let Some(assets) = assets() else { return skip("no assets") };
+    if Command::new(EMULATOR).arg("--version").output().is_err() {
+        return skip("no qemu-x86_64 (package qemu-user)");
+    }
+    for Case { file, .. } in CASES {
+        let path = assets.join(file);
+        let model = load(&path, Isa::best(), 1, KvType::F16);
+        for random in [false, true] {
+            let ids = model.tokenizer().unwrap().encode("Once upon").unwrap();
+            let want = generate(&model, &ids, params(random));
+            for (cpu, isa) in CPUS {
+                let ours = emulated([EMULATOR, cpu, isa], &path, random);
+                assert_eq!(ours, want, "{file} under {cpu}");
+            }
+        }
+    }
+}
+
+/// The sum of the program's output, of which `isa` must be the instruction set.
+#[cfg(target_arch = "x86_64")]
+fn emulated([emulator, cpu, isa]: [&str; 3], model: &Path, random: bool) -> u64 {
+    let mut command = Command::new(emulator);
+    command.args(["-cpu", cpu, env!("CARGO_BIN_EXE_goldcrest"), "run", "--deterministic"]);
+    command.args(["--json", "-p", "Once upon", "--seed", "7", "--ignore-eos", "-t", "2", "-m"]);
+    command.arg(model).args(["-n", &TOKENS.to_string()]).env_remove("GOLDCREST_ISA");
+    if !random {
+        command.args(["--temp", "0"]);
+    }
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{cpu}: {errors}");
+    let mut sum = Sum::new();
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        match (line["id"].as_u64(), line["logprob"].as_f64()) {
+            (Some(id), Some(logprob)) => {
+                sum.add(id as u32);
+                sum.add((logprob as f32).to_bits());
+            }
+            _ => assert_eq!(line["stats"]["isa"], isa, "{cpu}"),
+        }
+    }
+    sum.0
+}
