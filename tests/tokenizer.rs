@@ -1,13 +1,10 @@
 //! Tokenizers against the ids of other implementations on real and made vocabularies.
 
 mod common;
-#[path = "common/metadata.rs"]
-mod metadata;
 
 use std::path::Path;
 
 use goldcrest::{EncodeOptions, Tokenizer};
-use metadata::Metadata;
 use serde_json::Value;
 
 const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
@@ -18,8 +15,7 @@ const VOCABS: &[&str] =
 const MADE: &[&str] = &["gpt2_bpe", "llama3_bpe", "qwen2_bpe", "spm_bpe", "unigram", "wordpiece"];
 
 fn vocab(assets: &Path, name: &str) -> Tokenizer {
-    let path = assets.join(format!("vocab/ggml-vocab-{name}.gguf"));
-    Tokenizer::from_gguf(&Metadata::read(path)).unwrap()
+    common::tokenizer(assets.join(format!("vocab/ggml-vocab-{name}.gguf")))
 }
 
 fn made(assets: &Path, name: &str) -> [(&'static str, Tokenizer); 2] {
@@ -27,10 +23,9 @@ fn made(assets: &Path, name: &str) -> [(&'static str, Tokenizer); 2] {
     let json = std::fs::read(folder.join("tokenizer.json")).unwrap();
     let config = std::fs::read(folder.join("tokenizer_config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
-    let gguf = Metadata::read(folder.join("vocab.gguf"));
     [
         ("json", Tokenizer::from_json(&json, Some(&config)).unwrap()),
-        ("gguf", Tokenizer::from_gguf(&gguf).unwrap()),
+        ("gguf", common::tokenizer(folder.join("vocab.gguf"))),
     ]
 }
 

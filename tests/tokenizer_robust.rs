@@ -212,12 +212,12 @@ fn all_tokenizers() -> Vec<Tokenizer> {
     for folder in golden.map(|entry| entry.unwrap().path()) {
         let json = std::fs::read(folder.join("tokenizer.json")).unwrap();
         all.push(Tokenizer::from_json(&json, None).unwrap());
-        all.push(Tokenizer::from_gguf(&Metadata::read(folder.join("vocab.gguf"))).unwrap());
+        all.push(common::tokenizer(folder.join("vocab.gguf")));
     }
     for entry in std::fs::read_dir(assets.join("vocab")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "gguf") {
-            all.push(Tokenizer::from_gguf(&Metadata::read(path)).unwrap());
+            all.push(common::tokenizer(path));
         }
     }
     all

@@ -3,9 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
+use goldcrest::Tokenizer;
+use goldcrest::load::{Checkpoint, ReadOptions};
+
 pub mod gguf;
 pub mod reference;
 pub mod safetensors;
+
+/// The tokenizer of a model file, through the loader as users get it.
+pub fn tokenizer(path: impl AsRef<Path>) -> Tokenizer {
+    let checkpoint = Checkpoint::open(path, &ReadOptions::default()).unwrap();
+    Tokenizer::need_from_checkpoint(&checkpoint).unwrap()
+}
 
 /// The folder of test assets: `$GOLDCREST_ASSETS`, or `../shared/assets` beside the checkout.
 ///
