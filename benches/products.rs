@@ -61,15 +61,14 @@ fn product(bencher: Bencher<'_, '_>, kernel: &Kernel, m: usize) {
     }
     let kind = format.activation();
     let mut x = vec![0u8; m * kind.row_bytes(K)];
-    let values: Vec<f32> = (0..K).map(|k| (k * 31 % 64) as f32 - 31.5).collect();
-    for row in x.chunks_exact_mut(kind.row_bytes(K)) {
-        kernels.quantize_row(kind, &values, row);
-    }
+    let values: Vec<f32> = (0..m * K).map(|k| (k * 31 % 64) as f32 - 31.5).collect();
+    kernels.quantize_rows(kind, K, &values, &mut x);
     let mut out = vec![0.0f32; m * n];
     bencher.counter(ItemsCount::new(m * n * K)).counter(BytesCount::new(panels.len())).bench_local(
         || {
             let tile = Tile::new(&mut out, n, m, n);
-            kernels.matmul(format, K, divan::black_box(&panels), Rows::new(kind, K, &x, m), tile);
+            let rows = Rows::new(kind, K, &x, m, kernels.group());
+            kernels.matmul(format, K, divan::black_box(&panels), rows, tile);
         },
     );
 }

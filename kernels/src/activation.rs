@@ -1,17 +1,22 @@
 //! Activations as the products take them.
 
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, MAGIC, Simd};
 
 /// The form that a row of activations takes; it belongs to the weights' [`Format`](crate::Format).
 ///
 /// A quantised row is a sequence of records, each a unit of codes and what belongs to them:
 ///
 /// ```text
-/// Q8, 104 bytes per 64 values:   64 x i8 | scale x2 | scale * sum x2 | -8 sum x2 | -16 sum x2 | -128 sum x2
+/// Q8, 104 bytes per 64 values:   64 x i8 | scale x2 | scale * sum x2 | M - 8 sum x2 | M - 16 sum x2 | M - 128 sum x2
 /// Q8K, 320 bytes per 256 values: 256 x i8 | 16 sums of 16, i16 | 8 sums of 32, i16 | scale f32 | 12 bytes
 /// ```
 ///
-/// Sums of codes serve offsets and minima: they are known before any weight is read. The eight
+/// Rows come in groups of [`Kernels::group`](crate::Kernels::group), the last one smaller: the
+/// first record of each row of the group, then the second of each, so that a kernel that takes
+/// the whole group reads straight on. Rows of floats lie one after another.
+///
+/// Sums of codes serve offsets and minima: they are known before any weight is read. M is the bits
+/// of 1.5 * 2^23, see `simd::MAGIC`. The eight
 /// sums of 32 lie in the order 0 2 1 3 4 6 5 7, as the minima of a panel do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -52,6 +57,15 @@ impl Activation {
     /// Every form.
     pub const ALL: &'static [Self] = &[Self::F32, Self::Q8, Self::Q8K];
 
+    /// Bytes that go with one unit of the weights.
+    pub(crate) const fn record_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Q8 => Q8_RECORD,
+            Self::Q8K => Q8K_RECORD,
+        }
+    }
+
     /// Bytes of a row of `k` values; a multiple of 64.
     pub const fn row_bytes(self, k: usize) -> usize {
         let bytes = match self {
@@ -63,44 +77,68 @@ impl Activation {
     }
 }
 
-/// Rows of activations, all of one form, one after another.
+/// Rows of activations, all of one form, in groups.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     pub(crate) kind: Activation,
     pub(crate) data: &'a [u8],
     pub(crate) stride: usize,
     pub(crate) rows: usize,
+    pub(crate) group: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// The first `rows` rows of `k` values in `data`, each of [`Activation::row_bytes`].
+    /// The first `rows` rows of `k` values in `data`, each of [`Activation::row_bytes`], in
+    /// groups of `group`.
     ///
     /// # Panics
     /// If `data` is too short.
-    pub fn new(kind: Activation, k: usize, data: &'a [u8], rows: usize) -> Self {
+    pub fn new(kind: Activation, k: usize, data: &'a [u8], rows: usize, group: usize) -> Self {
         let stride = kind.row_bytes(k);
         assert!(data.len() >= rows * stride, "{rows} rows of {stride} bytes in {}", data.len());
-        Self { kind, data, stride, rows }
+        Self { kind, data, stride, rows, group }
     }
 }
 
-/// Writes one row: `out` has [`Activation::row_bytes`] of it.
+/// A row's place in a group.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Rows of the group.
+    pub rows: usize,
+    /// Which of them.
+    pub row: usize,
+}
+
+impl Place {
+    /// A row that is a group of its own.
+    pub const ALONE: Self = Self { rows: 1, row: 0 };
+}
+
+/// Writes one row of a group: `out` has [`Activation::row_bytes`] for each of its rows.
 ///
 /// # Safety
 /// The CPU has the instruction set of `s`.
 #[inline(always)]
-pub(crate) unsafe fn quantize_row<S: Simd>(s: S, kind: Activation, x: &[f32], out: &mut [u8]) {
-    assert_eq!(out.len(), kind.row_bytes(x.len()), "bytes of an activation row");
+pub(crate) unsafe fn quantize_row<S: Simd>(
+    s: S,
+    kind: Activation,
+    x: &[f32],
+    out: &mut [u8],
+    place: Place,
+) {
+    let stride = kind.row_bytes(x.len());
+    assert!(place.row < place.rows && out.len() == place.rows * stride, "{place:?} of a group");
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
         match kind {
             Activation::F32 => {
+                let out = &mut out[place.row * stride..];
                 for (out, v) in out.chunks_exact_mut(4).zip(x) {
                     out.copy_from_slice(&v.to_le_bytes());
                 }
             }
-            Activation::Q8 => records::<S, Q8_UNIT, Q8_RECORD>(s, x, out),
-            Activation::Q8K => records::<S, Q8K_UNIT, Q8K_RECORD>(s, x, out),
+            Activation::Q8 => records::<S, Q8_UNIT, Q8_RECORD>(s, x, out, place),
+            Activation::Q8K => records::<S, Q8K_UNIT, Q8K_RECORD>(s, x, out, place),
         }
     }
 }
@@ -112,9 +150,11 @@ unsafe fn records<S: Simd, const UNIT: usize, const RECORD: usize>(
     s: S,
     x: &[f32],
     out: &mut [u8],
+    place: Place,
 ) {
     let mut padded = [0.0f32; UNIT];
-    for (x, out) in x.chunks(UNIT).zip(out.chunks_exact_mut(RECORD)) {
+    let out = out.chunks_exact_mut(RECORD).skip(place.row).step_by(place.rows);
+    for (x, out) in x.chunks(UNIT).zip(out) {
         let x: &[f32] = if x.len() == UNIT {
             x
         } else {
@@ -160,9 +200,7 @@ unsafe fn codes<S: Simd, const N: usize>(
             // The order of the operands turns NaN into 127 on every instruction set.
             let v = s.f_to_i(s.f_max(s.f_min(v, high), low));
             s.i_store_i8(out.add(i * LANES).cast(), v);
-            // At most 16 * 127: exact.
-            let sum = s.f_sum(s.i_to_f(v)) as i32;
-            sums[i] = sum;
+            sums[i] = s.i_sum(v);
             i += 1;
         }
         scale
@@ -182,9 +220,9 @@ unsafe fn q8_record<S: Simd>(s: S, x: *const f32, out: *mut u8) {
         let numbers = [
             (q8::SCALE, scale.to_bits()),
             (q8::SCALED_SUM, (scale * sum as f32).to_bits()),
-            (q8::MINUS_8, (-8 * sum) as u32),
-            (q8::MINUS_16, (-16 * sum) as u32),
-            (q8::MINUS_128, (-128 * sum) as u32),
+            (q8::MINUS_8, (MAGIC - 8 * sum) as u32),
+            (q8::MINUS_16, (MAGIC - 16 * sum) as u32),
+            (q8::MINUS_128, (MAGIC - 128 * sum) as u32),
         ];
         for (at, v) in numbers {
             // SAFETY: inside the record.

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::PANEL_ROWS;
-use crate::activation::{self, Activation, Rows};
+use crate::activation::{self, Activation, Place, Rows};
 use crate::attention::{self, Attend, AttendOut, HeadRowsMut};
 use crate::format::Format;
 use crate::isa::Isa;
@@ -47,6 +47,8 @@ impl<'a> Tile<'a> {
 const ROW_BLOCK_BYTES: usize = 512 << 10;
 /// Rows come in multiples of this: every number that a kernel keeps in registers divides it.
 const ROW_BLOCK: usize = 24;
+/// Units come in multiples of this: every number that a kernel unpacks at a time divides it.
+const UNIT_STEP: usize = 8;
 
 type MatmulFn = unsafe fn(&Args);
 
@@ -55,11 +57,12 @@ type MatmulFn = unsafe fn(&Args);
 /// follow from it.
 macro_rules! ops {
     ($then:ident $($with:tt)*) => { $then! { $($with)*
-        /// Writes a row of activations in the form `kind`.
+        /// Writes a row of activations in the form `kind` into its group.
         ///
         /// # Panics
-        /// If `out` is not [`Activation::row_bytes`] of `x.len()` long.
-        fn quantize_row(kind: Activation, x: &[f32], out: &mut [u8]) = activation::quantize_row;
+        /// If `out` is not [`Activation::row_bytes`] of `x.len()` long for each row of the group.
+        fn quantize_row(kind: Activation, x: &[f32], out: &mut [u8], place: Place)
+            = activation::quantize_row;
         /// `out = x / sqrt(mean(x^2) + eps) * weight`, all of one length.
         ///
         /// # Panics
@@ -83,11 +86,12 @@ macro_rules! ops {
         /// If `x` is no whole number of heads, or the angles do not fit a head.
         fn rope(style: RopeStyle, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32])
             = ops::rope;
-        /// `out = f(gate) * up`, element by element.
+        /// `out = f(gate) * up`, element by element: `pairs` is sixteen gates, the sixteen factors
+        /// that belong to them, and so on.
         ///
         /// # Panics
-        /// If the lengths differ.
-        fn gated(f: Nonlinearity, gate: &[f32], up: &[f32], out: &mut [f32]) = ops::gated;
+        /// If `pairs` has not two whole vectors for every sixteen elements of `out`.
+        fn gated(f: Nonlinearity, pairs: &[f32], out: &mut [f32]) = ops::gated;
         /// `x = f(x)`, element by element.
         fn activate(f: Nonlinearity, x: &mut [f32]) = ops::activate;
         /// `acc += x`, element by element.
@@ -134,6 +138,7 @@ macro_rules! table_type {
         pub struct Kernels {
             isa: Isa,
             fused: bool,
+            group: usize,
             matmul: [MatmulFn; Format::ALL.len()],
             $($name: unsafe fn($($ty),*),)*
         }
@@ -161,12 +166,14 @@ macro_rules! entries {
         pub(super) static FUSED: Kernels = Kernels {
             isa: Isa::$isa,
             fused: true,
+            group: GROUP,
             matmul: [f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k],
             $($name,)*
         };
         pub(super) static UNFUSED: Kernels = Kernels {
             isa: Isa::$isa,
             fused: false,
+            group: GROUP,
             matmul: [
                 f32_unfused, f16_unfused, bf16_unfused,
                 q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k,
@@ -187,25 +194,27 @@ macro_rules! entries {
 
 /// The entry points of an instruction set: one function per op and format, each with the
 /// features enabled and everything else inlined into it. `rows`: how many rows of activations
-/// a product keeps in registers (2, 4, 8 or 12), after how the quantised formats are multiplied;
-/// `tile`: how many of queries; `fused`: whether there is a fused multiply-add.
+/// a product keeps in registers (2, 4, 8 or 12); `unpack`: from how many rows on codes are unpacked
+/// beforehand; `tile`: how many rows of queries; `fused`: whether there is a fused multiply-add.
 macro_rules! tier {
     ($module:ident, $isa:ident, [$($feature:literal),*], $token:expr,
-     $product:ident rows $max:literal, tile $tile:literal, fused $fused:literal) => {
+     rows $max:literal, unpack $from:literal, tile $tile:literal, fused $fused:literal) => {
         mod $module {
             use super::*;
 
             const TILE: usize = $tile;
+            const GROUP: usize = $max;
+            const _: () = assert!(ROW_BLOCK.is_multiple_of(GROUP), "whole tiles in a block");
 
             tier!(@products [$($feature),*], $token;
                 f32 matmul::<F32, $max, $fused>, f16 matmul::<F16, $max, $fused>,
                 bf16 matmul::<BF16, $max, $fused>,
                 f32_unfused matmul::<F32, $max, false>, f16_unfused matmul::<F16, $max, false>,
                 bf16_unfused matmul::<BF16, $max, false>,
-                q8_0 $product::<Q8_0, $max>, q4_0 $product::<Q4_0, $max>,
-                q4_1 $product::<Q4_1, $max>, q5_0 $product::<Q5_0, $max>,
-                q5_1 $product::<Q5_1, $max>, q4_k $product::<Q4_K, $max>,
-                q5_k $product::<Q5_K, $max>, q6_k $product::<Q6_K, $max>
+                q8_0 matmul_codes::<Q8_0, $max, $from>, q4_0 matmul_codes::<Q4_0, $max, $from>,
+                q4_1 matmul_codes::<Q4_1, $max, $from>, q5_0 matmul_codes::<Q5_0, $max, $from>,
+                q5_1 matmul_codes::<Q5_1, $max, $from>, q4_k matmul_codes::<Q4_K, $max, $from>,
+                q5_k matmul_codes::<Q5_K, $max, $from>, q6_k matmul_codes::<Q6_K, $max, $from>
             );
             ops!(entries $isa, [$($feature),*], $token;);
         }
@@ -225,22 +234,22 @@ macro_rules! tier {
     };
 }
 
-tier!(portable, Portable, [], Portable, matmul_direct rows 2, tile 2, fused false);
+tier!(portable, Portable, [], Portable, rows 2, unpack 2, tile 2, fused false);
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::*;
     use crate::simd::x86::{Avx2, Avx512, Avx512Vnni, AvxVnni, Sse2, Ssse3, Wide};
 
-    tier!(sse2, Sse2, ["sse2"], Wide::<_, 4>::new(Sse2), matmul_unpacked rows 2, tile 1, fused false);
-    tier!(ssse3, Ssse3, ["ssse3", "sse4.1"], Wide::<_, 4>::new(Ssse3), matmul_unpacked rows 2, tile 1, fused false);
-    tier!(avx, Avx, ["avx"], Wide::<_, 4>::new(Ssse3), matmul_unpacked rows 2, tile 1, fused false);
-    tier!(avx2, Avx2, ["avx2", "fma", "f16c"], Wide::<_, 2>::new(Avx2), matmul_unpacked rows 4, tile 2, fused true);
-    tier!(avx_vnni, AvxVnni, ["avx2", "fma", "f16c", "avxvnni"], Wide::<_, 2>::new(AvxVnni), matmul_direct rows 4, tile 2, fused true);
+    tier!(sse2, Sse2, ["sse2"], Wide::<_, 4>::new(Sse2), rows 2, unpack 2, tile 1, fused false);
+    tier!(ssse3, Ssse3, ["ssse3", "sse4.1"], Wide::<_, 4>::new(Ssse3), rows 2, unpack 2, tile 1, fused false);
+    tier!(avx, Avx, ["avx"], Wide::<_, 4>::new(Ssse3), rows 2, unpack 2, tile 1, fused false);
+    tier!(avx2, Avx2, ["avx2", "fma", "f16c"], Wide::<_, 2>::new(Avx2), rows 4, unpack 2, tile 2, fused true);
+    tier!(avx_vnni, AvxVnni, ["avx2", "fma", "f16c", "avxvnni"], Wide::<_, 2>::new(AvxVnni), rows 4, unpack 4, tile 2, fused true);
     tier!(avx512, Avx512, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "fma", "f16c"],
-        Wide::<_, 1>::new(Avx512), matmul_unpacked rows 8, tile 8, fused true);
+        Wide::<_, 1>::new(Avx512), rows 8, unpack 2, tile 8, fused true);
     tier!(avx512_vnni, Avx512Vnni,
         ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma", "f16c"],
-        Wide::<_, 1>::new(Avx512Vnni), matmul_direct rows 12, tile 8, fused true);
+        Wide::<_, 1>::new(Avx512Vnni), rows 12, unpack 12, tile 8, fused true);
 
     pub(super) fn table(isa: Isa) -> Option<[&'static Kernels; 2]> {
         Some(match isa {
@@ -295,6 +304,26 @@ impl Kernels {
         self.fused
     }
 
+    /// How many rows of activations lie side by side; see [`Activation`].
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// Writes rows of `k` activations, one after another in `x`, in the form `kind`.
+    ///
+    /// # Panics
+    /// If `x` is no whole number of rows or `out` is not [`Activation::row_bytes`] for each.
+    pub fn quantize_rows(&self, kind: Activation, k: usize, x: &[f32], out: &mut [u8]) {
+        let stride = kind.row_bytes(k);
+        assert!(x.len().is_multiple_of(k) && out.len() == x.len() / k * stride, "rows of {k}");
+        for (x, out) in x.chunks(self.group * k).zip(out.chunks_mut(self.group * stride)) {
+            let rows = x.len() / k;
+            for (row, x) in x.chunks_exact(k).enumerate() {
+                self.quantize_row(kind, x, out, Place { rows, row });
+            }
+        }
+    }
+
     /// Multiplies panels of `format` with rows of activations, all of `k` values:
     /// `out[m][16 p + r] = sum over k of panel[p][r][k] * x[m][k]`.
     ///
@@ -310,17 +339,25 @@ impl Kernels {
         assert!(out.cols.div_ceil(PANEL_ROWS) == n_panels, "{} columns", out.cols);
         assert!(x.kind == format.activation() && x.stride == x.kind.row_bytes(k), "{x:?}");
         assert!(x.rows == out.rows, "{} rows to {}", x.rows, out.rows);
-        // Many rows go in blocks that stay in the second-level cache while the panels pass by.
-        let block = (ROW_BLOCK_BYTES / x.stride / ROW_BLOCK * ROW_BLOCK).max(ROW_BLOCK);
-        for from in (0..x.rows).step_by(block) {
+        assert!(x.group == self.group, "groups of {}, not {}", x.group, self.group);
+        // What passes by all panels should stay in the second-level cache: some rows of floats,
+        // or some units of all rows.
+        let (rows, chunk) = if x.kind == Activation::F32 {
+            ((ROW_BLOCK_BYTES / x.stride / ROW_BLOCK * ROW_BLOCK).max(ROW_BLOCK), usize::MAX)
+        } else {
+            let chunk = ROW_BLOCK_BYTES / (x.rows * x.kind.record_bytes()).max(1);
+            (usize::MAX, (chunk / UNIT_STEP * UNIT_STEP).max(UNIT_STEP))
+        };
+        for from in (0..x.rows).step_by(rows) {
             let args = Args {
                 panels: panels.as_ptr(),
                 n_panels,
                 panel_bytes,
                 units: k.div_ceil(layout::unit(format).0),
+                chunk,
                 x: x.data[from * x.stride..].as_ptr(),
                 x_stride: x.stride,
-                rows: block.min(x.rows - from),
+                rows: rows.min(x.rows - from),
                 out: out.out.wrapping_add(from * out.stride),
                 out_stride: out.stride,
                 cols: out.cols,

@@ -191,8 +191,9 @@ unsafe impl Code for Q8 {
         // SAFETY: the caller's contract.
         unsafe {
             // A subnormal scale may have been rounded down by far: hence the clamp.
-            let x = s.f_max(s.f_splat(-127.0), s.f_mul(x, s.f_splat(inverse)));
-            s.i_store_i8(p.cast(), s.f_to_i(s.f_min(s.f_splat(127.0), x)));
+            // The order of the operands turns NaN into 127 on every instruction set.
+            let x = s.f_min(s.f_mul(x, s.f_splat(inverse)), s.f_splat(127.0));
+            s.i_store_i8(p.cast(), s.f_to_i(s.f_max(x, s.f_splat(-127.0))));
         }
     }
 }
@@ -285,6 +286,9 @@ unsafe fn store<S: Simd, C: Code, U: Copy>(
     }
 }
 
+/// A half float that is not a number.
+const NAN: u16 = 0x7e00;
+
 /// Encodes `n` elements, at most 32, and zeros up to 32; gives the bits of the scale.
 ///
 /// # Safety
@@ -303,7 +307,9 @@ unsafe fn encode<S: Simd, C: Code>(s: S, x: *const f32, n: usize, codes: *mut u8
             s.f_store_f16(scale.as_mut_ptr(), s.f_splat(most / 127.0));
             let mut stored = [0.0f32; LANES];
             s.f_store(stored.as_mut_ptr(), s.f_load_f16(scale.as_ptr()));
-            (scale[0], if stored[0] > 0.0 { 1.0 / stored[0] } else { 0.0 })
+            // What has no finite scale reads back as NaN.
+            let bits = if stored[0] == f32::INFINITY { NAN } else { scale[0] };
+            (bits, if stored[0] > 0.0 { 1.0 / stored[0] } else { 0.0 })
         } else {
             (0, 1.0)
         };

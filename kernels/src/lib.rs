@@ -2,7 +2,7 @@
 //! chosen at run time.
 //!
 //! Weights are packed in panels of [`PANEL_ROWS`] output rows ([`pack_panel`]); activations are
-//! quantised row by row ([`Kernels::quantize_row`]); [`Kernels::matmul`] multiplies the two. The
+//! quantised ([`Kernels::quantize_rows`]); [`Kernels::matmul`] multiplies the two. The
 //! crate knows nothing of files, tensors or threads, and allocates nothing.
 //!
 //! ```
@@ -16,13 +16,13 @@
 //! pack_panel(Format::F32, k, &weights, &mut panel);
 //!
 //! let mut row = vec![0u8; Activation::F32.row_bytes(k)];
-//! kernels.quantize_row(Activation::F32, &[0.5; 64], &mut row);
+//! kernels.quantize_rows(Activation::F32, k, &[0.5; 64], &mut row);
 //! let mut out = [0.0f32; 16];
 //! kernels.matmul(
 //!     Format::F32,
 //!     k,
 //!     &panel,
-//!     Rows::new(Activation::F32, k, &row, 1),
+//!     Rows::new(Activation::F32, k, &row, 1, kernels.group()),
 //!     Tile::new(&mut out, 16, 1, 16),
 //! );
 //! assert_eq!(out, [32.0; 16]);
@@ -42,7 +42,7 @@ mod ops;
 mod panel;
 mod simd;
 
-pub use activation::{Activation, Rows};
+pub use activation::{Activation, Place, Rows};
 pub use attention::{Attend, AttendOut, CHUNK, HeadRowsMut, Span, partial_len, scratch_len};
 pub use dispatch::{Kernels, Tile};
 pub use format::{Format, NoQuantizer};

@@ -50,7 +50,10 @@ pub(crate) struct Args {
     pub(crate) panel_bytes: usize,
     /// Units of the format along K.
     pub(crate) units: usize,
-    /// `rows` rows of activations, `x_stride` bytes apart.
+    /// How many of them all panels go through before the next: the rows' activations for these
+    /// stay in a second-level cache.
+    pub(crate) chunk: usize,
+    /// `rows` rows of activations of `x_stride` bytes each.
     pub(crate) x: *const u8,
     pub(crate) x_stride: usize,
     pub(crate) rows: usize,
@@ -77,8 +80,9 @@ pub(crate) trait Weight {
     ) -> [S::F; MR];
 }
 
-/// A format whose units can be unpacked beforehand, for many rows.
-pub(crate) trait Unpack: Weight {
+/// A format of codes. Its inner loop reads them from the panel, or from a unit unpacked beforehand
+/// for many rows; a row gets the same bits either way.
+pub(crate) trait Quantized {
     /// A unit ready for the dot products: larger than the panel's, and decoded once for all rows.
     type Unit<S: Simd>: Copy;
     /// Units that are unpacked at a time; together about 10 KB, so that they stay in the
@@ -95,99 +99,194 @@ pub(crate) trait Unpack: Weight {
     /// `unit` is valid for a unit, `out` for writes; the CPU has the instruction set of `s`.
     unsafe fn unpack<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>);
 
-    /// Adds one unit's part of `MR` rows, to the bits that [`Weight::panel`] gives.
+    /// Adds one unit's part of `MR` rows, whose records lie side by side.
     ///
     /// # Safety
-    /// `x` has a record in each of `MR` rows; the CPU has the instruction set of `s`.
+    /// `x` is valid for `MR` records; the CPU has the instruction set of `s`.
     unsafe fn add<S: Simd, const MR: usize>(
         s: S,
         unit: &Self::Unit<S>,
         x: *const u8,
-        x_stride: usize,
+        acc: &mut [S::F; MR],
+    );
+
+    /// As [`add`](Self::add), from the panel.
+    ///
+    /// # Safety
+    /// `unit` is valid for a unit; else as [`add`](Self::add).
+    unsafe fn add_packed<S: Simd, const MR: usize>(
+        s: S,
+        unit: *const u8,
+        x: *const u8,
         acc: &mut [S::F; MR],
     );
 }
 
-/// As [`matmul`], for the quantised formats, whose arithmetic is never fused.
+/// As [`matmul`], for the quantised formats, whose arithmetic is the same with and without fused
+/// instructions, and whose rows come in groups of `MAX`. From `FROM` rows on, codes are unpacked
+/// beforehand, part by part.
 ///
 /// # Safety
 /// As [`matmul`].
 #[inline(always)]
-pub(crate) unsafe fn matmul_direct<S: Simd, W: Weight, const MAX: usize>(s: S, a: &Args) {
-    matmul::<S, W, MAX, false>(s, a);
-}
-
-/// As [`matmul`], for the instruction sets where unpacking is dear beside the dot products: more
-/// than one row is multiplied with codes that were unpacked beforehand, part by part.
-///
-/// # Safety
-/// As [`matmul`].
-#[inline(always)]
-pub(crate) unsafe fn matmul_unpacked<S: Simd, W: Unpack, const MAX: usize>(s: S, a: &Args) {
-    if a.rows == 1 {
-        return matmul::<S, W, 1, false>(s, a);
-    }
+pub(crate) unsafe fn matmul_codes<S: Simd, W: Quantized, const MAX: usize, const FROM: usize>(
+    s: S,
+    a: &Args,
+) {
+    const { assert!(FROM <= MAX, "few rows are one group") };
     let mut p = 0;
-    while p < a.n_panels {
-        let panel = a.panels.add(p * a.panel_bytes);
-        let out = a.out.add(p * LANES);
-        let cols = a.cols - p * LANES;
-        let mut from = 0;
-        while from < a.units {
-            let units = if a.units - from < W::UNITS { a.units - from } else { W::UNITS };
-            // At most eight units, whatever the format.
-            let mut unpacked: [MaybeUninit<W::Unit<S>>; 8] = [const { MaybeUninit::uninit() }; 8];
-            let mut u = 0;
-            while u < units {
-                W::unpack(s, panel.add((from + u) * W::UNIT_BYTES), unpacked[u].as_mut_ptr());
-                u += 1;
-            }
-            let unpacked = unpacked.as_ptr().cast::<W::Unit<S>>();
-            let x = a.x.add(from * W::RECORD);
-            let mut m = 0;
-            while m + MAX <= a.rows {
-                part::<S, W, MAX>(s, a, unpacked, units, x, out, m, cols, from == 0);
-                m += MAX;
-            }
-            while m < a.rows {
-                part::<S, W, 1>(s, a, unpacked, units, x, out, m, cols, from == 0);
-                m += 1;
-            }
-            from += units;
+    while a.rows < FROM && p < a.n_panels {
+        let mut m = 0;
+        while FROM > 4 && m + 4 <= a.rows {
+            direct::<S, W, 4>(s, a, p, m);
+            m += 4;
+        }
+        while m < a.rows {
+            direct::<S, W, 1>(s, a, p, m);
+            m += 1;
         }
         p += 1;
     }
+    let mut chunk = 0;
+    while a.rows >= FROM && chunk < a.units {
+        let end = if a.units - chunk < a.chunk { a.units } else { chunk + a.chunk };
+        let mut p = 0;
+        while p < a.n_panels {
+            let mut from = chunk;
+            while from < end {
+                let units = if end - from < W::UNITS { end - from } else { W::UNITS };
+                unpacked::<S, W, MAX>(s, a, p, from, units);
+                from += units;
+            }
+            p += 1;
+        }
+        chunk = end;
+    }
 }
 
-/// Adds some units to `MR` rows of the result, or begins them.
+/// Multiplies panel `p` as it lies with rows `m .. m + MR` of the only group.
 ///
 /// # Safety
-/// As [`matmul`]; rows `m .. m + MR` exist.
+/// As [`matmul`]; the rows exist.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the loop variables of its only caller")]
-unsafe fn part<S: Simd, W: Unpack, const MR: usize>(
-    s: S,
-    a: &Args,
-    unpacked: *const W::Unit<S>,
-    units: usize,
-    x: *const u8,
-    out: *mut f32,
-    m: usize,
-    cols: usize,
-    first: bool,
-) {
-    let x = x.add(m * a.x_stride);
-    let out = out.add(m * a.out_stride);
+unsafe fn direct<S: Simd, W: Quantized, const MR: usize>(s: S, a: &Args, p: usize, m: usize) {
+    let panel = a.panels.add(p * a.panel_bytes);
+    let x = a.x.add(m * W::RECORD);
     let mut acc = [s.f_splat(0.0); MR];
-    if !first {
-        each!(r < MR => { acc[r] = read(s, out.add(r * a.out_stride), cols); });
-    }
     let mut u = 0;
-    while u < units {
-        W::add(s, &*unpacked.add(u), x.add(u * W::RECORD), a.x_stride, &mut acc);
+    while u < a.units {
+        let x = x.add(u * a.rows * W::RECORD);
+        W::add_packed(s, panel.add(u * W::UNIT_BYTES), x, &mut acc);
         u += 1;
     }
+    let out = a.out.add(m * a.out_stride + p * LANES);
+    let cols = a.cols - p * LANES;
     each!(r < MR => { write(s, out.add(r * a.out_stride), cols, acc[r]); });
+}
+
+/// Adds units `from .. from + units` of panel `p` to every row of the result.
+///
+/// # Safety
+/// As [`matmul`]; there are at most [`Quantized::UNITS`] units.
+#[inline(always)]
+unsafe fn unpacked<S: Simd, W: Quantized, const MAX: usize>(
+    s: S,
+    a: &Args,
+    p: usize,
+    from: usize,
+    units: usize,
+) {
+    let panel = a.panels.add(p * a.panel_bytes);
+    // At most eight units, whatever the format.
+    let mut part: [MaybeUninit<W::Unit<S>>; 8] = [const { MaybeUninit::uninit() }; 8];
+    let mut u = 0;
+    while u < units {
+        W::unpack(s, panel.add((from + u) * W::UNIT_BYTES), part[u].as_mut_ptr());
+        u += 1;
+    }
+    let part = Part {
+        units: part.as_ptr().cast(),
+        n: units,
+        first: from == 0,
+        out: a.out.add(p * LANES),
+        out_stride: a.out_stride,
+        cols: a.cols - p * LANES,
+    };
+    let mut m = 0;
+    while m + MAX <= a.rows {
+        let x = a.x.add(m * a.x_stride + from * MAX * W::RECORD);
+        part.add::<S, W, MAX>(s, x, MAX, m);
+        m += MAX;
+    }
+    let group = a.rows - m;
+    let x = a.x.add(m * a.x_stride + from * group * W::RECORD);
+    let mut i = 0;
+    while MAX > 4 && i + 4 <= group {
+        part.add::<S, W, 4>(s, x.add(i * W::RECORD), group, m + i);
+        i += 4;
+    }
+    while i < group {
+        part.add::<S, W, 1>(s, x.add(i * W::RECORD), group, m + i);
+        i += 1;
+    }
+}
+
+/// Some unpacked units of a panel, and where their products go.
+struct Part<U> {
+    units: *const U,
+    n: usize,
+    /// Whether they are the panel's first.
+    first: bool,
+    out: *mut f32,
+    out_stride: usize,
+    cols: usize,
+}
+
+impl<U> Part<U> {
+    /// Adds the units to rows `m .. m + MR` of the result, or begins them. `x` is the record of
+    /// the first of the rows in a group of `group`.
+    ///
+    /// # Safety
+    /// As [`matmul`]; the rows exist.
+    #[inline(always)]
+    unsafe fn add<S: Simd, W: Quantized<Unit<S> = U>, const MR: usize>(
+        &self,
+        s: S,
+        x: *const u8,
+        group: usize,
+        m: usize,
+    ) {
+        let out = self.out.add(m * self.out_stride);
+        let mut acc = [s.f_splat(0.0); MR];
+        if !self.first {
+            each!(r < MR => { acc[r] = read(s, out.add(r * self.out_stride), self.cols); });
+        }
+        // Pointers that move: a counter would make every operand of the loop an indexed one,
+        // which the front end splits in two.
+        let mut unit = self.units;
+        let mut x = x;
+        let end = self.units.add(self.n);
+        while unit < end {
+            W::add(s, &*unit, x, &mut acc);
+            unit = unit.add(1);
+            x = x.add(group * W::RECORD);
+        }
+        each!(r < MR => { write(s, out.add(r * self.out_stride), self.cols, acc[r]); });
+    }
+}
+
+/// How far ahead of the block at work the panel is fetched, in bytes.
+const AHEAD: usize = 2048;
+
+/// Fetches the lines that the bytes from `at` to `at + bytes` stand for, [`AHEAD`] of them. The
+/// address may lie past the panel: a prefetch never faults.
+#[inline(always)]
+unsafe fn prefetch<S: Simd>(s: S, at: *const u8, bytes: usize) {
+    let mut line = 0;
+    while line < bytes {
+        s.prefetch(at.wrapping_add(AHEAD + line));
+        line += 64;
+    }
 }
 
 /// Sixteen floats at `p`, of which only `cols` exist.

@@ -287,30 +287,26 @@ unsafe fn apply<S: Simd>(s: S, f: Nonlinearity, x: S::F) -> S::F {
     }
 }
 
-/// `out = f(gate) * up`, element by element: SwiGLU, GEGLU.
+/// `out = f(gate) * up`, element by element: SwiGLU, GEGLU. `pairs` is sixteen gates, then the
+/// sixteen factors that belong to them, and so on: what the product of two matrices leaves whose
+/// panels alternate.
 ///
 /// # Panics
-/// If the lengths differ.
+/// If the lengths do not fit.
 ///
 /// # Safety
 /// As for every method of [`Simd`].
 #[inline(always)]
-pub(crate) unsafe fn gated<S: Simd>(
-    s: S,
-    f: Nonlinearity,
-    gate: &[f32],
-    up: &[f32],
-    out: &mut [f32],
-) {
+pub(crate) unsafe fn gated<S: Simd>(s: S, f: Nonlinearity, pairs: &[f32], out: &mut [f32]) {
     let n = out.len();
-    assert!(gate.len() == n && up.len() == n, "lengths of gate, up and out");
+    assert_eq!(pairs.len(), 2 * n.next_multiple_of(LANES), "lengths of pairs and out");
     let mut i = 0;
     while i < n {
-        // SAFETY: `i < n`, the length of all three.
+        // SAFETY: `i < n`, and `pairs` has two vectors for every begun one of `out`.
         unsafe {
-            let g = apply(s, f, load(s, gate.as_ptr().add(i), n - i, 0.0));
-            let u = load(s, up.as_ptr().add(i), n - i, 0.0);
-            store(s, out.as_mut_ptr().add(i), n - i, s.f_mul(g, u));
+            let pair = pairs.as_ptr().add(2 * i);
+            let product = s.f_mul(apply(s, f, s.f_load(pair)), s.f_load(pair.add(LANES)));
+            store(s, out.as_mut_ptr().add(i), n - i, product);
         }
         i += LANES;
     }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{bits, on_every_tier, portable};
-use goldcrest_kernels::{Activation, Isa, Kernels, Nonlinearity, RopeStyle};
+use goldcrest_kernels::{Activation, Isa, Kernels, Nonlinearity, Place, RopeStyle};
 use proptest::prelude::*;
 
 #[track_caller]
@@ -105,9 +105,14 @@ fn check(x: &[f32], y: &[f32], near: bool) {
     let no_bias = layer_norm(&wide(&rows), &wy, &vec![0.0; n], 1e-2);
     reference("layer_norm without bias", &norm, &no_bias, 1e-5);
 
+    let mut pairs = vec![0.0; 2 * n.next_multiple_of(16)];
+    for i in 0..n {
+        pairs[i / 16 * 32 + i % 16] = x[i];
+        pairs[i / 16 * 32 + 16 + i % 16] = y[i];
+    }
     for (f, of) in NONLINEARITIES {
         let name = format!("{f:?}");
-        let got = on_every_tier(&name, |k| written(n, |out| k.gated(f, x, y, out)));
+        let got = on_every_tier(&name, |k| written(n, |out| k.gated(f, &pairs, out)));
         let want: Vec<f64> = wx.iter().zip(&wy).map(|(&v, w)| of(v) * w).collect();
         reference(&name, &got, &want, 5e-6);
         let got = on_every_tier(&name, |k| changed(x, |x| k.activate(f, x)));
@@ -208,6 +213,9 @@ struct Form {
     scale: fn(usize) -> usize,
 }
 
+/// The bits of 1.5 * 2^23, which dot products start from.
+const MAGIC: i32 = 0x4b40_0000;
+
 const FORMS: [Form; 2] = [
     Form { kind: Activation::Q8, unit: 64, record: 104, block: 32, scale: |b| 64 + 4 * b },
     Form { kind: Activation::Q8K, unit: 256, record: 320, block: 256, scale: |_| 304 },
@@ -216,7 +224,7 @@ const FORMS: [Form; 2] = [
 fn check_quantized(form: &Form, x: &[f32]) {
     let float = |b: &[u8]| f32::from_le_bytes(b[..4].try_into().unwrap());
     let mut row = vec![0xa5u8; form.kind.row_bytes(x.len())];
-    portable().quantize_row(form.kind, x, &mut row);
+    portable().quantize_row(form.kind, x, &mut row, Place::ALONE);
     for (x, record) in x.chunks(form.unit).zip(row.chunks_exact(form.record)) {
         for (b, codes) in record[..form.unit].chunks_exact(form.block).enumerate() {
             let x = x.get(b * form.block..).unwrap_or_default();
@@ -234,7 +242,7 @@ fn check_quantized(form: &Form, x: &[f32]) {
                 assert_eq!(float(&record[72 + 4 * b..]), scale * total as f32);
                 for (at, factor) in [(80, -8), (88, -16), (96, -128)] {
                     let field = record[at + 4 * b..][..4].try_into().unwrap();
-                    assert_eq!(i32::from_le_bytes(field), factor * total);
+                    assert_eq!(i32::from_le_bytes(field), MAGIC + factor * total);
                 }
             } else {
                 let field = |at: usize| {
@@ -251,7 +259,7 @@ fn check_quantized(form: &Form, x: &[f32]) {
     }
     for isa in Isa::supported() {
         let mut got = vec![0xa5u8; row.len()];
-        Kernels::for_isa(isa).unwrap().quantize_row(form.kind, x, &mut got);
+        Kernels::for_isa(isa).unwrap().quantize_row(form.kind, x, &mut got, Place::ALONE);
         let used = x.len().div_ceil(form.unit) * form.record;
         assert_eq!(got[..used], row[..used], "{isa}-quantize_row {:?}", form.kind);
     }

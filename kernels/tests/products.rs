@@ -1,7 +1,9 @@
 //! Every product, on every instruction set of this machine, against a naive reference in `f64`
 //! and, bit by bit, against the portable tier.
 
-use goldcrest_kernels::{Activation, Format, Isa, Kernels, Rows, Tile, pack_panel, unpack_row};
+use goldcrest_kernels::{
+    Activation, Format, Isa, Kernels, Place, Rows, Tile, pack_panel, unpack_row,
+};
 use half::f16;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -122,10 +124,18 @@ impl Case {
 
     fn quantize(&self, kernels: &Kernels, from: usize, m: usize) -> Vec<u8> {
         let kind = self.format.activation();
-        let stride = kind.row_bytes(self.k);
-        let mut rows = vec![0u8; m * stride];
-        for (x, row) in self.x[from..from + m].iter().zip(rows.chunks_exact_mut(stride)) {
-            kernels.quantize_row(kind, x, row);
+        let mut rows = vec![0u8; m * kind.row_bytes(self.k)];
+        kernels.quantize_rows(kind, self.k, &self.x[from..from + m].concat(), &mut rows);
+        rows
+    }
+
+    /// Every row as a group of its own.
+    fn quantize_alone(&self) -> Vec<u8> {
+        let kind = self.format.activation();
+        let portable = Kernels::for_isa(Isa::Portable).unwrap();
+        let mut rows = vec![0u8; self.x.len() * kind.row_bytes(self.k)];
+        for (x, row) in self.x.iter().zip(rows.chunks_exact_mut(kind.row_bytes(self.k))) {
+            portable.quantize_row(kind, x, row, Place::ALONE);
         }
         rows
     }
@@ -140,7 +150,7 @@ impl Case {
             self.format,
             self.k,
             &self.panels,
-            Rows::new(kind, self.k, &rows, m),
+            Rows::new(kind, self.k, &rows, m, kernels.group()),
             Tile::new(&mut out, n, m, n),
         );
         out
@@ -150,7 +160,7 @@ impl Case {
     fn reference(&self) -> Vec<(f64, f64)> {
         let kind = self.format.activation();
         let stride = kind.row_bytes(self.k);
-        let rows = self.quantize(Kernels::for_isa(Isa::Portable).unwrap(), 0, self.x.len());
+        let rows = self.quantize_alone();
         let mut weights = vec![0.0f32; self.k];
         let mut out = vec![(0.0, 0.0); self.x.len() * self.weight_rows];
         for (n, row) in self.weights.iter().enumerate() {
@@ -237,6 +247,14 @@ fn every_format_and_row_count_once() {
     }
 }
 
+/// Rows that go through the panels in several chunks of K.
+#[test]
+fn many_rows_of_many_units() {
+    for &format in Format::ALL {
+        check(format, 40, 17, 301, Scales::Usual, 9);
+    }
+}
+
 #[test]
 fn extreme_codes_do_not_overflow() {
     for &format in Format::ALL.iter().filter(|f| f.block_len() > 1) {
@@ -299,6 +317,31 @@ fn no_format_grows_by_more_than_three_percent() {
 }
 
 #[test]
+fn rows_of_a_group_lie_record_by_record() {
+    let mut random = Random(5);
+    let (k, rows) = (700, 29);
+    let x: Vec<f32> = (0..k * rows).map(|_| random.float()).collect();
+    for isa in Isa::supported() {
+        let kernels = Kernels::for_isa(isa).unwrap();
+        for (kind, record) in [(Activation::Q8, 104), (Activation::Q8K, 320)] {
+            let stride = kind.row_bytes(k);
+            let (mut grouped, mut alone) = (vec![0u8; rows * stride], vec![0u8; stride]);
+            kernels.quantize_rows(kind, k, &x, &mut grouped);
+            for (i, x) in x.chunks_exact(k).enumerate() {
+                kernels.quantize_row(kind, x, &mut alone, Place::ALONE);
+                let (first, row) = (i / kernels.group() * kernels.group(), i % kernels.group());
+                let group = kernels.group().min(rows - first);
+                let got = grouped[first * stride..].chunks_exact(record).skip(row).step_by(group);
+                let used = k.div_ceil(if kind == Activation::Q8 { 64 } else { 256 });
+                for (got, want) in got.zip(alone.chunks_exact(record)).take(used) {
+                    assert_eq!(got, want, "{isa} {kind:?} row {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn activations_have_the_same_bits_on_every_tier() {
     let mut random = Random(11);
     for k in [1, 31, 64, 100, 256, 700] {
@@ -307,10 +350,15 @@ fn activations_have_the_same_bits_on_every_tier() {
             x[k / 2] = special;
             for &kind in Activation::ALL {
                 let mut want = vec![0u8; kind.row_bytes(k)];
-                Kernels::for_isa(Isa::Portable).unwrap().quantize_row(kind, &x, &mut want);
+                Kernels::for_isa(Isa::Portable).unwrap().quantize_row(
+                    kind,
+                    &x,
+                    &mut want,
+                    Place::ALONE,
+                );
                 for isa in Isa::supported() {
                     let mut got = vec![0u8; kind.row_bytes(k)];
-                    Kernels::for_isa(isa).unwrap().quantize_row(kind, &x, &mut got);
+                    Kernels::for_isa(isa).unwrap().quantize_row(kind, &x, &mut got, Place::ALONE);
                     assert_eq!(got, want, "{isa} {kind:?} K {k} with {special}");
                 }
             }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use goldcrest_kernels::{Kernels, Nonlinearity, PANEL_ROWS, Rows, Tile};
+use goldcrest_kernels::{Kernels, Nonlinearity, PANEL_ROWS, Place, Rows, Tile};
 
 use super::attention::Attention;
 use super::rope::RopeTable;
@@ -186,11 +186,7 @@ impl Walk<'_> {
             self.gate_up(w, lane, &input, layer, &claim, &mut tile);
             let width = claim.len() * 2 * PANEL_ROWS;
             for (row, products) in tile.chunks_exact(width).take(self.rows).enumerate() {
-                let out = block.row(row).chunks_exact_mut(PANEL_ROWS);
-                for (pair, out) in products.chunks_exact(2 * PANEL_ROWS).zip(out) {
-                    let (gate, up) = pair.split_at(PANEL_ROWS);
-                    self.graph.kernels.gated(Nonlinearity::Silu, gate, up, out);
-                }
+                self.graph.kernels.gated(Nonlinearity::Silu, products, block.row(row));
             }
             lane.tile = tile;
         });
@@ -262,22 +258,27 @@ impl Walk<'_> {
             let x = self.normalised(x, input.norm, &mut scratch);
             for kind in kinds.iter() {
                 let out = &mut lane.quantized(kind)[..kind.row_bytes(input.k)];
-                kernels.quantize_row(kind, x, out);
+                kernels.quantize_row(kind, x, out, Place::ALONE);
             }
             lane.row = scratch;
             return Ok(());
         }
+        let group = kernels.group();
         let grids = KINDS.map(|kind| kinds.contains(kind).then(|| (kind, form(input.to, kind))));
-        let parts = grids.map(|g| g.map(|(_, shared)| shared.grid(w, 1, usize::MAX)));
+        let parts = grids.map(|g| g.map(|(_, shared)| shared.grid(w, group, usize::MAX)));
         let all = input.from.read(w);
         let stride = input.from.stride();
-        w.each(input.rows.len(), 1, parts, |claim, mut blocks| {
-            let row = input.rows.start + claim.start;
-            let x = &all[row * stride..][..input.k];
-            let x = self.normalised(x, input.norm, &mut lane.row);
-            for (block, grid) in blocks.iter_mut().zip(&grids) {
-                if let (Some(block), Some((kind, _))) = (block, grid) {
-                    kernels.quantize_row(*kind, x, block.row(0));
+        w.each(input.rows.len().div_ceil(group), 1, parts, |claim, mut blocks| {
+            let first = claim.start * group;
+            let rows = group.min(input.rows.len() - first);
+            for row in 0..rows {
+                let x = &all[(input.rows.start + first + row) * stride..][..input.k];
+                let x = self.normalised(x, input.norm, &mut lane.row);
+                for (block, grid) in blocks.iter_mut().zip(&grids) {
+                    if let (Some(block), Some((kind, _))) = (block, grid) {
+                        let group = &mut block.whole()[..rows * kind.row_bytes(input.k)];
+                        kernels.quantize_row(*kind, x, group, Place { rows, row });
+                    }
                 }
             }
         });
@@ -305,10 +306,11 @@ impl Walk<'_> {
         matrix: &Matrix,
     ) -> Rows<'s> {
         let kind = matrix.format.activation();
+        let group = self.graph.kernels.group();
         if input.rows.len() == 1 {
-            return Rows::new(kind, input.k, lane.form(kind), 1);
+            return Rows::new(kind, input.k, lane.form(kind), 1, group);
         }
-        Rows::new(kind, input.k, form(input.to, kind).read(w), input.rows.len())
+        Rows::new(kind, input.k, form(input.to, kind).read(w), input.rows.len(), group)
     }
 
     fn multiply(&self, matrix: &Matrix, first: usize, count: usize, rows: Rows<'_>, out: Tile<'_>) {

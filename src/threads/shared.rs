@@ -174,6 +174,13 @@ impl<T> Block<'_, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.cols) }
     }
 
+    /// All of a block of whole rows.
+    pub(crate) fn whole(&mut self) -> &mut [T] {
+        assert!(self.cols == self.stride, "a block of some columns");
+        // SAFETY: the block's rows lie inside the matrix, one after another, and belong to it.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.rows * self.stride) }
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }

@@ -1,7 +1,6 @@
 //! The formats without codes: F32, F16, BF16.
 
-use super::Weight;
-use super::simple::prefetch;
+use super::{Weight, prefetch};
 use crate::simd::Simd;
 
 macro_rules! float_format {

@@ -12,6 +12,10 @@ pub(crate) mod x86;
 /// Lanes of [`Simd::F`] and [`Simd::I`], and rows of a panel.
 pub(crate) const LANES: usize = 16;
 
+/// The bits of 1.5 * 2^23: an integer of at most 22 bits added to them is that float plus the
+/// integer, exactly. Dot products start here, and [`Simd::scaled`] needs no conversion.
+pub(crate) const MAGIC: i32 = 0x4b40_0000;
+
 /// An instruction set: a zero-sized token whose methods are single instructions, or the shortest
 /// sequence that does the same.
 ///
@@ -34,6 +38,12 @@ pub(crate) unsafe trait Simd: Copy {
     type U8: Copy;
     /// 64 signed codes made ready for [`dot_s`](Self::dot_s).
     type S8: Copy;
+    /// Sixteen factors for [`scaled`](Self::scaled).
+    type Factor: Copy;
+    /// Sixteen factors of 8 bits for [`scale_add24`](Self::scale_add24).
+    type Scale24: Copy;
+    /// Sums of [`scale_add24`](Self::scale_add24).
+    type Sum24: Copy;
 
     /// What [`prep_s`](Self::prep_s) adds to signed codes: 0, or 128 where the dot product wants
     /// them unsigned.
@@ -73,11 +83,33 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn prep_scale(self, scale: Self::I) -> Self::I;
     /// `total + scale * acc` for an accumulator of [`acc_zero`](Self::acc_zero), never flushed.
     unsafe fn scale_add(self, total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I;
+    /// As [`prep_scale`](Self::prep_scale), for sums whose magnitude stays below 2^24 whatever
+    /// the operands.
+    unsafe fn prep_scale24(self, scale: Self::I) -> Self::Scale24;
+    unsafe fn sum24_zero(self) -> Self::Sum24;
+    /// As [`scale_add`](Self::scale_add).
+    unsafe fn scale_add24(
+        self,
+        sum: Self::Sum24,
+        acc: Self::Acc,
+        scale: Self::Scale24,
+    ) -> Self::Sum24;
+    /// `a + b` as floats, rounded once.
+    unsafe fn sum24_join(self, a: Self::Sum24, b: Self::Sum24) -> Self::F;
     unsafe fn prep_s(self, w: Self::B) -> Self::S8;
     /// Adds the products of signed codes; activations are never -128.
     unsafe fn dot_s(self, acc: Self::I, w: Self::S8, x: Self::X) -> Self::I;
     /// Adds products of sixteen pairs of `i16` (`a` holds them as `i32` lanes).
     unsafe fn dot_pairs(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    /// Makes factors ready; they have at most 22 significant bits, as half floats do. An infinite
+    /// one makes every product NaN.
+    unsafe fn factor(self, w: Self::F) -> Self::Factor;
+    /// `(dots - MAGIC) * factor`, rounded once; the dot products have at most 22 bits.
+    ///
+    /// With a fused multiply-add that is one instruction: `1.5 * 2^23 * w` is exact, so
+    /// `(1.5 * 2^23 + dot) * w - 1.5 * 2^23 * w` rounds `dot * w` alone.
+    unsafe fn scaled(self, dots: Self::I, factor: Self::Factor) -> Self::F;
 
     // Sixteen i32
     /// Every lane the `i32` at `p`.
@@ -96,6 +128,8 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn f_to_i(self, a: Self::F) -> Self::I;
     /// Stores the low byte of each lane: 16 bytes. The values fit in `i8`.
     unsafe fn i_store_i8(self, p: *mut i8, a: Self::I);
+    /// Sum of the lanes.
+    unsafe fn i_sum(self, a: Self::I) -> i32;
     /// The same 64 bytes.
     unsafe fn i_from_b(self, a: Self::B) -> Self::I;
     unsafe fn f_from_bits(self, a: Self::I) -> Self::F;

@@ -6,7 +6,7 @@
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd};
+use super::{LANES, MAGIC, Simd};
 
 /// The token of the portable tier.
 #[derive(Clone, Copy)]
@@ -54,6 +54,9 @@ unsafe impl Simd for Portable {
     type Acc = [i32; LANES];
     type U8 = [u8; 64];
     type S8 = [u8; 64];
+    type Factor = [f32; LANES];
+    type Scale24 = [i32; LANES];
+    type Sum24 = [i32; LANES];
 
     const S8_BIAS: i32 = 0;
     const WIDE: bool = true;
@@ -126,6 +129,35 @@ unsafe impl Simd for Portable {
         lanes!(i => total[i] + acc[i] * scale[i])
     }
     #[inline(always)]
+    unsafe fn prep_scale24(self, scale: Self::I) -> Self::Scale24 {
+        scale
+    }
+    #[inline(always)]
+    unsafe fn sum24_zero(self) -> Self::Sum24 {
+        [0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn scale_add24(
+        self,
+        sum: Self::Sum24,
+        acc: Self::Acc,
+        scale: Self::Scale24,
+    ) -> Self::Sum24 {
+        self.scale_add(sum, acc, scale)
+    }
+    #[inline(always)]
+    unsafe fn sum24_join(self, a: Self::Sum24, b: Self::Sum24) -> Self::F {
+        self.i_to_f(self.i_add(a, b))
+    }
+    #[inline(always)]
+    unsafe fn factor(self, w: Self::F) -> Self::Factor {
+        lanes!(i => w[i] + (w[i] - w[i]))
+    }
+    #[inline(never)]
+    unsafe fn scaled(self, dots: Self::I, factor: Self::Factor) -> Self::F {
+        lanes!(i => (f32::from_bits(dots[i] as u32) - f32::from_bits(MAGIC as u32)) * factor[i])
+    }
+    #[inline(always)]
     unsafe fn prep_s(self, w: Self::B) -> Self::S8 {
         w
     }
@@ -189,6 +221,10 @@ unsafe impl Simd for Portable {
         for (i, v) in a.into_iter().enumerate() {
             p.add(i).write(v as i8);
         }
+    }
+    #[inline(always)]
+    unsafe fn i_sum(self, a: Self::I) -> i32 {
+        a.iter().sum()
     }
     #[inline(never)]
     unsafe fn i_from_b(self, a: Self::B) -> Self::I {

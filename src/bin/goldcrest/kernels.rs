@@ -259,14 +259,14 @@ impl Weights {
         }
         let kind = format.activation();
         let mut x = vec![0u8; m * kind.row_bytes(K)];
-        for (i, row) in x.chunks_exact_mut(kind.row_bytes(K)).enumerate() {
-            let values: Vec<f32> = (0..K).map(|k| ((k * 31 + i * 17) % 64) as f32 - 31.5).collect();
-            kernels.quantize_row(kind, &values, row);
-        }
+        let value = |at: usize| ((at % K * 31 + at / K * 17) % 64) as f32 - 31.5;
+        let values: Vec<f32> = (0..m * K).map(value).collect();
+        kernels.quantize_rows(kind, K, &values, &mut x);
         let mut out = vec![0.0f32; m * n];
         let mut product = || {
             let tile = Tile::new(&mut out, n, m, n);
-            kernels.matmul(format, K, black_box(panels), Rows::new(kind, K, &x, m), tile);
+            let rows = Rows::new(kind, K, &x, m, kernels.group());
+            kernels.matmul(format, K, black_box(panels), rows, tile);
             black_box(&out);
         };
         product();

@@ -7,7 +7,7 @@ mod r512;
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-use super::{LANES, Simd};
+use super::{MAGIC, Simd};
 
 pub(crate) use r128::{Sse2, Ssse3};
 pub(crate) use r256::{Avx2, AvxVnni};
@@ -24,12 +24,14 @@ pub(crate) unsafe trait Reg: Copy {
     type Acc: Copy;
     type U8: Copy;
     type S8: Copy;
+    type Factor: Copy;
+    type Scale24: Copy;
+    type Sum24: Copy;
     const BYTES: usize;
     const S8_BIAS: i32;
     const WIDE: bool;
 
     unsafe fn load(p: *const u8) -> Self::I;
-    unsafe fn store(p: *mut u8, a: Self::I);
     unsafe fn splat8(v: u8) -> Self::I;
     unsafe fn splat32(v: i32) -> Self::I;
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
@@ -42,6 +44,10 @@ pub(crate) unsafe trait Reg: Copy {
     unsafe fn madd16(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn widen_i8(p: *const i8) -> Self::I;
     unsafe fn widen_u8(p: *const u8) -> Self::I;
+    /// Sixteen lanes, which fit in `i8`, as bytes.
+    unsafe fn store_i8<const N: usize>(p: *mut i8, a: [Self::I; N]);
+    /// Sum of the lanes.
+    unsafe fn sum32(a: Self::I) -> i32;
 
     unsafe fn x_load(p: *const i8) -> Self::X;
     unsafe fn acc_zero() -> Self::Acc;
@@ -52,8 +58,15 @@ pub(crate) unsafe trait Reg: Copy {
     unsafe fn finish(acc: Self::Acc, start: *const i32) -> Self::I;
     unsafe fn prep_scale(scale: Self::I) -> Self::I;
     unsafe fn scale_add(total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I;
+    unsafe fn prep_scale24(scale: Self::I) -> Self::Scale24;
+    unsafe fn sum24_zero() -> Self::Sum24;
+    unsafe fn scale_add24(sum: Self::Sum24, acc: Self::Acc, scale: Self::Scale24) -> Self::Sum24;
+    unsafe fn sum24_join(a: Self::Sum24, b: Self::Sum24) -> Self::F;
     unsafe fn prep_s(w: Self::I) -> Self::S8;
     unsafe fn dot_s(acc: Self::I, w: Self::S8, x: Self::X) -> Self::I;
+    unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn factor(w: Self::F) -> Self::Factor;
+    unsafe fn scaled(dots: Self::I, factor: Self::Factor) -> Self::F;
 
     unsafe fn to_f(a: Self::I) -> Self::F;
     unsafe fn to_i(a: Self::F) -> Self::I;
@@ -138,6 +151,9 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     type Acc = [R::Acc; N];
     type U8 = [R::U8; N];
     type S8 = [R::S8; N];
+    type Factor = [R::Factor; N];
+    type Scale24 = [R::Scale24; N];
+    type Sum24 = [R::Sum24; N];
     const S8_BIAS: i32 = R::S8_BIAS;
     const WIDE: bool = R::WIDE;
 
@@ -149,7 +165,14 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
         flush(acc: Acc) -> Acc = flush;
         prep_scale(scale: I) -> I = prep_scale;
         scale_add(total: I, acc: Acc, scale: I) -> I = scale_add;
+        prep_scale24(scale: I) -> Scale24 = prep_scale24;
+        sum24_zero() -> Sum24 = sum24_zero;
+        scale_add24(sum: Sum24, acc: Acc, scale: Scale24) -> Sum24 = scale_add24;
+        sum24_join(a: Sum24, b: Sum24) -> F = sum24_join;
         prep_s(w: B) -> S8 = prep_s;
+        dot_pairs(acc: I, a: I, b: I) -> I = dot_pairs;
+        factor(w: F) -> Factor = factor;
+        scaled(dots: I, factor: Factor) -> F = scaled;
         i_add(a: I, b: I) -> I = add32;
         i_sub(a: I, b: I) -> I = sub32;
         i_and(a: I, b: I) -> I = and;
@@ -203,10 +226,6 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
         lift!(r => R::dot_s(acc[r], w[r], x))
     }
     #[inline(always)]
-    unsafe fn dot_pairs(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
-        lift!(r => R::add32(acc[r], R::madd16(a[r], b[r])))
-    }
-    #[inline(always)]
     unsafe fn i_splat_at(self, p: *const i32) -> Self::I {
         [R::splat32(p.read_unaligned()); N]
     }
@@ -224,13 +243,17 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     }
     #[inline(always)]
     unsafe fn i_store_i8(self, p: *mut i8, a: Self::I) {
-        let mut wide = [0i32; LANES];
-        for (r, &part) in a.iter().enumerate() {
-            R::store(wide.as_mut_ptr().cast::<u8>().add(r * R::BYTES), part);
+        R::store_i8(p, a);
+    }
+    #[inline(always)]
+    unsafe fn i_sum(self, a: Self::I) -> i32 {
+        let mut sum = a[0];
+        let mut r = 1;
+        while r < N {
+            sum = R::add32(sum, a[r]);
+            r += 1;
         }
-        for (i, v) in wide.into_iter().enumerate() {
-            p.add(i).write(v as i8);
-        }
+        R::sum32(sum)
     }
     #[inline(always)]
     unsafe fn i_from_b(self, a: Self::B) -> Self::I {
@@ -277,7 +300,7 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
 
 /// What the tiers of one register width share: their intrinsics differ by name alone.
 macro_rules! common {
-    ($load:ident $store:ident $splat8:ident $splat32:ident $and:ident $or:ident
+    ($load:ident $splat8:ident $splat32:ident $and:ident $or:ident
      $shr16:ident $shl16:ident $shr32:ident $shl32:ident $add32:ident $sub32:ident $madd:ident
      $to_f:ident $to_i:ident $bits_i:ident $bits_f:ident
      $loadf:ident $storef:ident $splatf:ident $addf:ident $subf:ident $mulf:ident $divf:ident
@@ -285,10 +308,6 @@ macro_rules! common {
         #[inline(always)]
         unsafe fn load(p: *const u8) -> Self::I {
             $load(p.cast())
-        }
-        #[inline(always)]
-        unsafe fn store(p: *mut u8, a: Self::I) {
-            $store(p.cast(), a)
         }
         #[inline(always)]
         unsafe fn splat8(v: u8) -> Self::I {
@@ -374,12 +393,91 @@ macro_rules! common {
 }
 use common;
 
+/// Factors where a multiplication and an addition round apart.
+macro_rules! plain_factor {
+    () => {
+        type Factor = Self::F;
+
+        #[inline(always)]
+        unsafe fn factor(w: Self::F) -> Self::Factor {
+            Self::addf(w, Self::subf(w, w))
+        }
+        #[inline(always)]
+        unsafe fn scaled(dots: Self::I, factor: Self::Factor) -> Self::F {
+            let magic = Self::bits_f(Self::splat32(MAGIC));
+            Self::mulf(Self::subf(Self::bits_f(dots), magic), factor)
+        }
+    };
+}
+use plain_factor;
+
+/// Factors beside themselves times 1.5 * 2^23.
+macro_rules! fused_factor {
+    ($fmsub:ident) => {
+        type Factor = (Self::F, Self::F);
+
+        #[inline(always)]
+        unsafe fn factor(w: Self::F) -> Self::Factor {
+            (w, Self::mulf(w, Self::bits_f(Self::splat32(MAGIC))))
+        }
+        #[inline(always)]
+        unsafe fn scaled(dots: Self::I, factor: Self::Factor) -> Self::F {
+            $fmsub(Self::bits_f(dots), factor.0, factor.1)
+        }
+    };
+}
+use fused_factor;
+
+/// Sums of fewer than 24 bits as integers.
+macro_rules! integer_sums {
+    () => {
+        type Scale24 = Self::I;
+        type Sum24 = Self::I;
+
+        #[inline(always)]
+        unsafe fn prep_scale24(scale: Self::I) -> Self::Scale24 {
+            Self::prep_scale(scale)
+        }
+        #[inline(always)]
+        unsafe fn sum24_zero() -> Self::Sum24 {
+            Self::splat32(0)
+        }
+        #[inline(always)]
+        unsafe fn scale_add24(
+            sum: Self::Sum24,
+            acc: Self::Acc,
+            scale: Self::Scale24,
+        ) -> Self::Sum24 {
+            Self::scale_add(sum, acc, scale)
+        }
+        #[inline(always)]
+        unsafe fn sum24_join(a: Self::Sum24, b: Self::Sum24) -> Self::F {
+            Self::to_f(Self::add32(a, b))
+        }
+    };
+}
+use integer_sums;
+
+/// Pairs of `i16` without `vpdpwssd`.
+macro_rules! madd_pairs {
+    () => {
+        #[inline(always)]
+        unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+            Self::add32(acc, Self::madd16(a, b))
+        }
+    };
+}
+use madd_pairs;
+
 /// Unsigned times signed bytes where pairs of products are summed in `i16` (`pmaddubsw`).
 ///
 /// An accumulator is sixteen-bit sums beside the thirty-two-bit ones that [`Reg::flush`] moves
 /// them into.
 macro_rules! narrow_dot {
     ($maddubs:ident $add16:ident) => {
+        integer_sums!();
+        madd_pairs!();
+
         type Acc = (Self::I, Self::I);
         type U8 = Self::I;
         const WIDE: bool = false;
@@ -423,9 +521,12 @@ macro_rules! narrow_dot {
 }
 use narrow_dot;
 
-/// Unsigned times signed bytes summed by fours in `i32` (`vpdpbusd`).
+/// Unsigned times signed bytes summed by fours in `i32` (`vpdpbusd`). Sums below 2^24 are floats:
+/// a conversion and a fused multiply-add are cheaper than `vpmulld` and an addition.
 macro_rules! vnni_dot {
-    ($dpbusd:ident $mullo32:ident $xor:ident) => {
+    ($dpbusd:ident $dpwssd:ident $mullo32:ident $xor:ident) => {
+        type Scale24 = Self::F;
+        type Sum24 = Self::F;
         type Acc = Self::I;
         type S8 = Self::I;
         type U8 = Self::I;
@@ -463,6 +564,30 @@ macro_rules! vnni_dot {
         #[inline(always)]
         unsafe fn scale_add(total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I {
             Self::add32(total, $mullo32(acc, scale))
+        }
+        #[inline(always)]
+        unsafe fn prep_scale24(scale: Self::I) -> Self::Scale24 {
+            Self::to_f(scale)
+        }
+        #[inline(always)]
+        unsafe fn sum24_zero() -> Self::Sum24 {
+            Self::splatf(0.0)
+        }
+        #[inline(always)]
+        unsafe fn scale_add24(
+            sum: Self::Sum24,
+            acc: Self::Acc,
+            scale: Self::Scale24,
+        ) -> Self::Sum24 {
+            Self::fmaf(Self::to_f(acc), scale, sum)
+        }
+        #[inline(always)]
+        unsafe fn sum24_join(a: Self::Sum24, b: Self::Sum24) -> Self::F {
+            Self::addf(a, b)
+        }
+        #[inline(always)]
+        unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+            $dpwssd(acc, a, b)
         }
         #[inline(always)]
         unsafe fn prep_s(w: Self::I) -> Self::S8 {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Reg, common, narrow_dot};
+use super::{MAGIC, Reg, common, integer_sums, madd_pairs, narrow_dot, plain_factor};
 
 /// Half to single without F16C, exact for every input, with no denormal operand or result on the
 /// way: those cost a microcode assist each, and small scales are denormal half floats.
@@ -32,8 +32,10 @@ macro_rules! sse_common {
         type F = __m128;
         const BYTES: usize = 16;
 
+        plain_factor!();
+
         common! {
-            _mm_loadu_si128 _mm_storeu_si128 _mm_set1_epi8 _mm_set1_epi32
+            _mm_loadu_si128 _mm_set1_epi8 _mm_set1_epi32
             _mm_and_si128 _mm_or_si128
             _mm_srli_epi16 _mm_slli_epi16 _mm_srli_epi32 _mm_slli_epi32
             _mm_add_epi32 _mm_sub_epi32 _mm_madd_epi16
@@ -53,6 +55,16 @@ macro_rules! sse_common {
         #[inline(always)]
         unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
             _mm_slli_epi32::<N>(a)
+        }
+        #[inline(always)]
+        unsafe fn store_i8<const N: usize>(p: *mut i8, a: [Self::I; N]) {
+            let low = _mm_packs_epi32(a[0], a[1]);
+            _mm_storeu_si128(p.cast(), _mm_packs_epi16(low, _mm_packs_epi32(a[2], a[3])));
+        }
+        #[inline(always)]
+        unsafe fn sum32(a: Self::I) -> i32 {
+            let a = _mm_add_epi32(a, _mm_shuffle_epi32::<0b01_00_11_10>(a));
+            _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32::<0b10_11_00_01>(a)))
         }
         #[inline(always)]
         unsafe fn fmaf(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
@@ -85,6 +97,8 @@ pub(crate) struct Sse2;
 // SAFETY: each method is one intrinsic of SSE2, or a short sequence of them.
 unsafe impl Reg for Sse2 {
     sse_common!();
+    integer_sums!();
+    madd_pairs!();
 
     /// Activations 0 and 2, and 1 and 3, as pairs of `i16`.
     type X = (__m128i, __m128i);

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Reg, common, narrow_dot, vnni_dot};
+use super::{MAGIC, Reg, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot};
 
 macro_rules! avx2_common {
     () => {
@@ -11,8 +11,10 @@ macro_rules! avx2_common {
         type X = __m256i;
         const BYTES: usize = 32;
 
+        fused_factor!(_mm256_fmsub_ps);
+
         common! {
-            _mm256_loadu_si256 _mm256_storeu_si256 _mm256_set1_epi8 _mm256_set1_epi32
+            _mm256_loadu_si256 _mm256_set1_epi8 _mm256_set1_epi32
             _mm256_and_si256 _mm256_or_si256
             _mm256_srli_epi16 _mm256_slli_epi16 _mm256_srli_epi32 _mm256_slli_epi32
             _mm256_add_epi32 _mm256_sub_epi32 _mm256_madd_epi16
@@ -40,6 +42,19 @@ macro_rules! avx2_common {
         #[inline(always)]
         unsafe fn widen_u8(p: *const u8) -> Self::I {
             _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))
+        }
+        #[inline(always)]
+        unsafe fn store_i8<const N: usize>(p: *mut i8, a: [Self::I; N]) {
+            // Packing goes by halves of the registers: 0 2 1 3 in quarters of eight bytes.
+            let pairs = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a[0], a[1]));
+            let (low, high) = (_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+            _mm_storeu_si128(p.cast(), _mm_packs_epi16(low, high));
+        }
+        #[inline(always)]
+        unsafe fn sum32(a: Self::I) -> i32 {
+            let a = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let a = _mm_add_epi32(a, _mm_shuffle_epi32::<0b01_00_11_10>(a));
+            _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32::<0b10_11_00_01>(a)))
         }
         #[inline(always)]
         unsafe fn x_load(p: *const i8) -> Self::X {
@@ -89,6 +104,18 @@ unsafe impl Reg for Avx2 {
     }
 }
 
+/// As in the 512-bit tier: the compiler makes two instructions of the intrinsic.
+#[inline]
+#[target_feature(enable = "avxvnni")]
+unsafe fn dpwssd(mut acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    std::arch::asm!(
+        "{{vex}} vpdpwssd {}, {}, {}",
+        inout(ymm_reg) acc, in(ymm_reg) a, in(ymm_reg) b,
+        options(pure, nomem, nostack, preserves_flags)
+    );
+    acc
+}
+
 /// AVX2 with `vpdpbusd` in its VEX encoding.
 #[derive(Clone, Copy)]
 pub(crate) struct AvxVnni;
@@ -96,5 +123,5 @@ pub(crate) struct AvxVnni;
 // SAFETY: each method is one intrinsic of AVX2, FMA, F16C or AVX-VNNI, or a short sequence of them.
 unsafe impl Reg for AvxVnni {
     avx2_common!();
-    vnni_dot!(_mm256_dpbusd_avx_epi32 _mm256_mullo_epi32 _mm256_xor_si256);
+    vnni_dot!(_mm256_dpbusd_avx_epi32 dpwssd _mm256_mullo_epi32 _mm256_xor_si256);
 }

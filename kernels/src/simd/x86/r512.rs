@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Reg, common, narrow_dot, vnni_dot};
+use super::{MAGIC, Reg, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot};
 
 macro_rules! avx512_common {
     () => {
@@ -11,8 +11,10 @@ macro_rules! avx512_common {
         type X = __m512i;
         const BYTES: usize = 64;
 
+        fused_factor!(_mm512_fmsub_ps);
+
         common! {
-            _mm512_loadu_si512 _mm512_storeu_si512 _mm512_set1_epi8 _mm512_set1_epi32
+            _mm512_loadu_si512 _mm512_set1_epi8 _mm512_set1_epi32
             _mm512_and_si512 _mm512_or_si512
             _mm512_srli_epi16 _mm512_slli_epi16 _mm512_srli_epi32 _mm512_slli_epi32
             _mm512_add_epi32 _mm512_sub_epi32 _mm512_madd_epi16
@@ -40,6 +42,14 @@ macro_rules! avx512_common {
         #[inline(always)]
         unsafe fn widen_u8(p: *const u8) -> Self::I {
             _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
+        }
+        #[inline(always)]
+        unsafe fn store_i8<const N: usize>(p: *mut i8, a: [Self::I; N]) {
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(a[0]));
+        }
+        #[inline(always)]
+        unsafe fn sum32(a: Self::I) -> i32 {
+            _mm512_reduce_add_epi32(a)
         }
         #[inline(always)]
         unsafe fn x_load(p: *const i8) -> Self::X {
@@ -90,6 +100,19 @@ unsafe impl Reg for Avx512 {
     }
 }
 
+/// Of the intrinsic the compiler makes a multiplication and an addition, one more instruction on
+/// the ports that bound these kernels.
+#[inline]
+#[target_feature(enable = "avx512vnni")]
+unsafe fn dpwssd(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    std::arch::asm!(
+        "vpdpwssd {}, {}, {}",
+        inout(zmm_reg) acc, in(zmm_reg) a, in(zmm_reg) b,
+        options(pure, nomem, nostack, preserves_flags)
+    );
+    acc
+}
+
 /// AVX-512 with `vpdpbusd`.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Vnni;
@@ -97,5 +120,5 @@ pub(crate) struct Avx512Vnni;
 // SAFETY: each method is one intrinsic of AVX-512 F, BW or VNNI, or a short sequence of them.
 unsafe impl Reg for Avx512Vnni {
     avx512_common!();
-    vnni_dot!(_mm512_dpbusd_epi32 _mm512_mullo_epi32 _mm512_xor_si512);
+    vnni_dot!(_mm512_dpbusd_epi32 dpwssd _mm512_mullo_epi32 _mm512_xor_si512);
 }
