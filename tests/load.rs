@@ -258,6 +258,40 @@ fn split_files() {
 }
 
 #[test]
+fn files_in_memory() {
+    let bytes = tiny("llama").build();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    std::fs::write(&path, &bytes).unwrap();
+    let (file, memory) = (open(&path), Checkpoint::from_bytes("here", bytes.clone()).unwrap());
+    assert_eq!(memory.path(), Path::new("here"));
+    assert_eq!(file.tensors().len(), memory.tensors().len());
+    for tensor in file.tensors() {
+        assert!(file.data(tensor) == memory.data(memory.tensor(&tensor.name).unwrap()));
+    }
+    let logits = |model: goldcrest::Model| {
+        let mut session = model.session().unwrap();
+        session.push(&[1, 2, 3]).unwrap();
+        session.logits().unwrap().to_vec()
+    };
+    let loaded = goldcrest::Model::from_bytes("here", bytes).load().unwrap();
+    assert_eq!(logits(loaded), logits(goldcrest::Model::open(&path).unwrap()));
+
+    let split = std::fs::read(&write_split(dir.path())[0]).unwrap();
+    let weights = common::safetensors::build(&tiny_tensors());
+    for (bytes, kind, part) in [
+        (split, ErrorKind::Unsupported, "split"),
+        (weights, ErrorKind::Unsupported, "folder"),
+        (Vec::new(), ErrorKind::Format, "empty"),
+    ] {
+        let error = Checkpoint::from_bytes("here", bytes).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(part) && text.contains("here"), "{text}");
+    }
+}
+
+#[test]
 fn version_2_and_odd_alignments() {
     for (version, alignment) in [(2, 32), (3, 8), (3, 64), (3, 4096)] {
         let mut file = tiny("llama");

@@ -99,6 +99,10 @@ macro_rules! ops {
         /// # Panics
         /// If the lengths differ.
         fn add(acc: &mut [f32], x: &[f32]) = ops::add;
+        /// Adds up the 32-bit words of `bytes`, wrapping, up to the last whole vector of 64 bytes,
+        /// and fetches memory `ahead` bytes before it is read (and 4 times as far into the
+        /// second-level cache): a yardstick for products.
+        fn sum_words(bytes: &[u8], ahead: usize, sum: &mut i32) = ops::sum_words;
         /// Softmax in place.
         fn softmax(x: &mut [f32]) = ops::softmax;
         /// Writes the key and value of one position and head into its regions of the cache.

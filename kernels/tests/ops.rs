@@ -278,3 +278,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn words_add_up() {
+    let bytes: Vec<u8> = (0..64 * 37 + 13).map(|i| (i * i % 251) as u8).collect();
+    for len in [0, 63, 64, 64 * 4, 64 * 5, bytes.len()] {
+        let bytes = &bytes[..len];
+        let words = bytes[..len / 64 * 64].as_chunks::<4>().0.iter();
+        let want = words.fold(0i32, |sum, word| sum.wrapping_add(i32::from_le_bytes(*word)));
+        for isa in Isa::supported() {
+            for ahead in [0, 2048] {
+                let mut sum = -1;
+                Kernels::for_isa(isa).unwrap().sum_words(bytes, ahead, &mut sum);
+                assert_eq!(sum, want, "{isa}-sum_words of {len} bytes, {ahead} ahead");
+            }
+        }
+    }
+}

@@ -49,7 +49,7 @@ impl Folder {
             dir: PathBuf::new(),
             config: json(&parts.config, "config.json")?,
             generation: json(&parts.generation, "generation_config.json")?,
-            tokenizer: parts.tokenizer.as_ref().map(|part| Bytes::Given(part.to_vec())),
+            tokenizer: parts.tokenizer.as_ref().map(|part| Bytes::Given(part.to_vec().into())),
             tokenizer_config: json(&parts.tokenizer_config, "tokenizer_config.json")?
                 .map(Value::Object),
         })

@@ -8,7 +8,7 @@ use super::*;
 pub fn gguf(bytes: &[u8]) -> Result<Checkpoint> {
     let path = Path::new("fuzz.gguf");
     let header = gguf::parse(bytes, 0)?;
-    let source = Source { path: path.to_path_buf(), bytes: Bytes::Given(bytes.to_vec()) };
+    let source = Source { path: path.to_path_buf(), bytes: Bytes::Given(bytes.to_vec().into()) };
     split::part(&header.metadata)?;
     Checkpoint::assemble_gguf(path, vec![source], header)
 }
@@ -16,7 +16,7 @@ pub fn gguf(bytes: &[u8]) -> Result<Checkpoint> {
 /// Reads `bytes` as a packed file.
 pub fn packed(bytes: &[u8]) -> Result<Checkpoint> {
     let path = Path::new("fuzz.gcpack");
-    Checkpoint::assemble_packed(path, Bytes::Given(bytes.to_vec()))
+    Checkpoint::assemble_packed(path, Bytes::Given(bytes.to_vec().into()))
 }
 
 /// Makes sizes and checksums of a packed file right, so that what is behind them is read.
@@ -31,8 +31,10 @@ pub fn folder(config: &[u8], weights: &[u8]) -> Result<Checkpoint> {
     let folder = Folder { dir: path.to_path_buf(), config, ..Folder::default() };
     let mut tensors = safetensors::parse(weights, 0)?;
     folder.rename(&mut tensors);
-    let source =
-        Source { path: path.join("model.safetensors"), bytes: Bytes::Given(weights.to_vec()) };
+    let source = Source {
+        path: path.join("model.safetensors"),
+        bytes: Bytes::Given(weights.to_vec().into()),
+    };
     Checkpoint::assemble_folder(path, folder, vec![source], tensors)
 }
 

@@ -1,6 +1,7 @@
 //! Bytes of files, mapped or read, and large zeroed buffers for packed weights.
 #![allow(unsafe_code)] // `mmap` and `madvise` have no safe interface; each use says why it is sound
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::Read;
 use std::ops::{Deref, Range};
@@ -19,7 +20,7 @@ const RELEASE_GRANULE: usize = 64 << 10;
 pub(super) enum Bytes {
     Mapped(Mmap),
     Read(Buffer),
-    Given(Vec<u8>),
+    Given(Cow<'static, [u8]>),
 }
 
 impl Bytes {
@@ -35,7 +36,7 @@ impl Bytes {
         let len = usize::try_from(len)
             .map_err(|_| format_error("larger than the address space").at(path))?;
         if len == 0 {
-            return Ok(Self::Given(Vec::new()));
+            return Ok(Self::Given(Cow::Borrowed(&[])));
         }
         if map {
             // SAFETY: the mapping is read-only and private to this value. Another program that rewrites the

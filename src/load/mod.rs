@@ -24,12 +24,13 @@ mod split;
 mod tensor;
 mod values;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::error::{Error, Result, format_error, tensor_error};
+use crate::error::{Error, Result, format_error, tensor_error, unsupported};
 
 use folder::Folder;
 use json::Object;
@@ -167,6 +168,35 @@ impl Checkpoint {
             Sniffed::Json => Self::open_folder(path, parent(path), None, options),
             Sniffed::Safetensors => Self::open_folder(path, parent(path), Some(path), options),
         }
+    }
+
+    /// Reads a GGUF file or a packed file from memory. `name` stands for its path, in errors too.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Unsupported`](crate::ErrorKind::Unsupported) for what needs
+    /// further files: part of a split file, or of a Hugging Face folder.
+    pub fn from_bytes(
+        name: impl AsRef<Path>,
+        bytes: impl Into<Cow<'static, [u8]>>,
+    ) -> Result<Self> {
+        let (path, bytes) = (name.as_ref(), Bytes::Given(bytes.into()));
+        let checkpoint = match sniff::sniff_head(&bytes[..bytes.len().min(64)]) {
+            Ok(Sniffed::Gguf) => Self::gguf_of_bytes(path, bytes),
+            Ok(Sniffed::Packed) => Self::assemble_packed(path, bytes),
+            Ok(_) => {
+                Err(unsupported("a file of a Hugging Face folder cannot run without the others"))
+            }
+            Err(error) => Err(error),
+        };
+        checkpoint.map_err(|e| e.at(path))
+    }
+
+    fn gguf_of_bytes(path: &Path, bytes: Bytes) -> Result<Self> {
+        let header = gguf::parse(&bytes, 0)?;
+        if split::part(&header.metadata)?.is_some() {
+            return Err(unsupported("part of a split file cannot run without the others"));
+        }
+        Self::assemble_gguf(path, vec![Source { path: path.to_path_buf(), bytes }], header)
     }
 
     fn open_gguf(path: &Path, options: &ReadOptions) -> Result<Self> {

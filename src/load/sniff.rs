@@ -48,7 +48,7 @@ pub(super) fn sniff(path: &Path) -> Result<Sniffed> {
     sniff_head(&head).map_err(|e| e.at(path))
 }
 
-fn sniff_head(head: &[u8]) -> Result<Sniffed> {
+pub(super) fn sniff_head(head: &[u8]) -> Result<Sniffed> {
     if head.is_empty() {
         return Err(format_error("the file is empty"));
     }

@@ -6,6 +6,7 @@ mod rope;
 mod scratch;
 mod weights;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -72,8 +73,25 @@ impl Model {
 
     /// Says how to load the file or folder at `path`.
     pub fn loader(path: impl AsRef<Path>) -> Loader {
+        Self::loader_of(path.as_ref().to_path_buf(), None)
+    }
+
+    /// Says how to load a GGUF file or a packed file that is in memory. `name` stands for its
+    /// path.
+    ///
+    /// ```no_run
+    /// use goldcrest::Model;
+    /// let model = Model::from_bytes("from the net", std::fs::read("model.gguf")?).load()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_bytes(name: impl AsRef<Path>, bytes: impl Into<Cow<'static, [u8]>>) -> Loader {
+        Self::loader_of(name.as_ref().to_path_buf(), Some(bytes.into()))
+    }
+
+    fn loader_of(path: PathBuf, bytes: Option<Cow<'static, [u8]>>) -> Loader {
         Loader {
-            path: path.as_ref().to_path_buf(),
+            path,
+            bytes,
             threads: None,
             context: None,
             isa: None,
@@ -185,6 +203,8 @@ impl fmt::Debug for Model {
 #[must_use = "nothing is loaded before `load`"]
 pub struct Loader {
     path: PathBuf,
+    /// The file's content, where it is not to be read from the path.
+    bytes: Option<Cow<'static, [u8]>>,
     threads: Option<usize>,
     context: Option<usize>,
     isa: Option<Isa>,
@@ -261,10 +281,10 @@ impl Loader {
     /// not finite; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type without
     /// kernels or an instruction set that this machine lacks;
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) for settings out of range.
-    pub fn load(self) -> Result<Model> {
+    pub fn load(mut self) -> Result<Model> {
         let kernels = choose_kernels(self.isa, self.deterministic)?;
         self.check_quantize()?;
-        let checkpoint = Checkpoint::open(&self.path, &ReadOptions { mmap: self.mmap })?;
+        let checkpoint = self.checkpoint()?;
         let config = checkpoint.config()?;
         let context = choose_context(self.context, &config)?;
         let (tokenizer, tokenizer_error) = match Tokenizer::from_checkpoint(&checkpoint) {
@@ -324,12 +344,19 @@ impl Loader {
     /// # Errors
     /// As [`load`](Self::load), and [`ErrorKind::Io`](crate::ErrorKind::Io) where the file cannot be
     /// written; [`ErrorKind::Input`](crate::ErrorKind::Input) for a model that is packed already.
-    pub fn pack(self, path: impl AsRef<Path>) -> Result<()> {
+    pub fn pack(mut self, path: impl AsRef<Path>) -> Result<()> {
         self.check_quantize()?;
-        let checkpoint = Checkpoint::open(&self.path, &ReadOptions { mmap: self.mmap })?;
+        let checkpoint = self.checkpoint()?;
         let config = checkpoint.config()?;
         save(&checkpoint, &config, self.quantize, path.as_ref(), &*self.progress)
             .map_err(|error| error.at(&self.path))
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        match self.bytes.take() {
+            Some(bytes) => Checkpoint::from_bytes(&self.path, bytes),
+            None => Checkpoint::open(&self.path, &ReadOptions { mmap: self.mmap }),
+        }
     }
 
     fn check_quantize(&self) -> Result<()> {

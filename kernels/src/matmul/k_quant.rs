@@ -13,6 +13,14 @@ trait Codes<S: Simd>: Copy {
     unsafe fn codes(self, s: S, b: usize, j: usize) -> S::U8;
 }
 
+/// Fetches an eighth of a unit, in whole lines, ahead of block `b`: the blocks in turn fetch all
+/// of it, with what stands beside the codes.
+#[inline(always)]
+unsafe fn fetch_part<S: Simd>(s: S, unit: *const u8, format: Format, b: usize) {
+    let part = layout::unit(format).1.div_ceil(8).next_multiple_of(64);
+    prefetch(s, unit.add(b * part), part);
+}
+
 /// What distinguishes Q4_K and Q5_K: the width of the codes, and with it of the sums.
 pub(crate) trait Affine {
     const FORMAT: Format;
@@ -59,8 +67,7 @@ impl<W> Copy for Packed<W> {}
 impl<S: Simd, W: Affine> Codes<S> for Packed<W> {
     #[inline(always)]
     unsafe fn fetch(self, s: S, b: usize) {
-        let bytes = layout::code_bytes(W::FORMAT);
-        prefetch(s, self.0.add(affine::CODES + b * bytes), bytes);
+        fetch_part(s, self.0, W::FORMAT, b);
     }
     #[inline(always)]
     unsafe fn codes(self, s: S, b: usize, j: usize) -> S::U8 {
@@ -310,8 +317,7 @@ struct PackedSix(*const u8);
 impl<S: Simd> Codes<S> for PackedSix {
     #[inline(always)]
     unsafe fn fetch(self, s: S, b: usize) {
-        let bytes = layout::code_bytes(Format::Q6_K);
-        prefetch(s, self.0.add(b * bytes), bytes);
+        fetch_part(s, self.0, Format::Q6_K, b);
     }
     #[inline(always)]
     unsafe fn codes(self, s: S, b: usize, j: usize) -> S::U8 {

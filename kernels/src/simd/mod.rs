@@ -51,7 +51,10 @@ pub(crate) unsafe trait Simd: Copy {
     /// Whether [`Acc`](Self::Acc) is 32 bits wide and never needs a [`flush`](Self::flush).
     const WIDE: bool;
 
+    /// Fetches a line into the first-level cache.
     unsafe fn prefetch(self, p: *const u8);
+    /// Fetches a line into the second-level cache.
+    unsafe fn prefetch_far(self, p: *const u8);
 
     // 64 bytes
     unsafe fn b_load(self, p: *const u8) -> Self::B;

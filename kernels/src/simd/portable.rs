@@ -64,6 +64,8 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     unsafe fn prefetch(self, _p: *const u8) {}
     #[inline(always)]
+    unsafe fn prefetch_far(self, _p: *const u8) {}
+    #[inline(always)]
     unsafe fn b_load(self, p: *const u8) -> Self::B {
         p.cast::<[u8; 64]>().read_unaligned()
     }
@@ -224,7 +226,7 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn i_sum(self, a: Self::I) -> i32 {
-        a.iter().sum()
+        a.iter().fold(0, |sum: i32, v| sum.wrapping_add(*v))
     }
     #[inline(never)]
     unsafe fn i_from_b(self, a: Self::B) -> Self::I {

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use goldcrest::Result;
 use goldcrest::load::Buffer;
+use goldcrest_kernels::Kernels;
 
 use crate::machine::available_memory;
 
@@ -58,6 +59,10 @@ impl Bandwidth {
             probe("huge pages, 2 streams", true, sum::<2>),
             probe("huge pages, 4 streams", true, sum::<4>),
             probe("huge pages, 8 streams", true, sum::<8>),
+            probe("huge pages, vectors", true, vectors::<0>),
+            probe("huge pages, vectors, 1 KB ahead", true, vectors::<1024>),
+            probe("huge pages, vectors, 2 KB ahead", true, vectors::<2048>),
+            probe("huge pages, vectors, 4 KB ahead", true, vectors::<4096>),
         ];
         Ok(Self { threads, small: vec![1; bytes], huge, probes, sum: 0 })
     }
@@ -119,6 +124,13 @@ fn sum<const N: usize>(bytes: &[u8]) -> u64 {
     sums.into_iter().fold(0, u64::wrapping_add)
 }
 
+/// Adds up the words with the widest vectors that there are, fetched `AHEAD` bytes ahead.
+fn vectors<const AHEAD: usize>(bytes: &[u8]) -> u64 {
+    let mut sum = 0;
+    Kernels::best().sum_words(bytes, AHEAD, &mut sum);
+    sum as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +145,10 @@ mod tests {
         assert_eq!(sum::<1>(&bytes), expected);
         assert_eq!(sum::<4>(&bytes), expected);
         assert_eq!(sum::<8>(&bytes), expected);
+        let words = bytes.as_chunks::<4>().0.iter();
+        let all = words.fold(0i32, |sum, word| sum.wrapping_add(i32::from_le_bytes(*word)));
+        assert_eq!(vectors::<0>(&bytes), all as u64);
+        assert_eq!(vectors::<2048>(&bytes), all as u64);
         let (halves, seconds) = in_parallel(2, &bytes, sum::<1>);
         let (a, b) = bytes.split_at(bytes.len() / 2);
         assert_eq!(halves, sum::<1>(a) ^ sum::<1>(b));

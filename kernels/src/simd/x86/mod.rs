@@ -5,7 +5,7 @@ mod r128;
 mod r256;
 mod r512;
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 use super::{MAGIC, Simd};
 
@@ -196,6 +196,10 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     #[inline(always)]
     unsafe fn prefetch(self, p: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far(self, p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[inline(always)]
     unsafe fn b_load(self, p: *const u8) -> Self::B {
