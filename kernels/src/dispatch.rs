@@ -161,6 +161,47 @@ macro_rules! table_type {
 
 ops!(table_type);
 
+/// The products, in the order of [`Format::ALL`]: name, unfused name and format of floats; name and
+/// format of codes. A format is one row here.
+macro_rules! products {
+    ($then:ident $($with:tt)*) => { $then! { $($with)*
+        floats: f32 f32_unfused F32, f16 f16_unfused F16, bf16 bf16_unfused BF16;
+        codes: q8_0 Q8_0, q4_0 Q4_0, q4_1 Q4_1, q5_0 Q5_0, q5_1 Q5_1, q4_k Q4_K, q5_k Q5_K,
+            q6_k Q6_K;
+    } };
+}
+
+/// The entry points of one instruction set for the products, and their two lists.
+macro_rules! product_entries {
+    ($features:tt, $token:expr, $max:literal, $from:literal, $fused:literal;
+     floats: $($float:ident $unfused:ident $number:ident),*;
+     codes: $($code:ident $format:ident),*;) => {
+        $(product_entries!(@one $features, $token, $float matmul $number $max $fused);)*
+        $(product_entries!(@one $features, $token, $unfused matmul $number $max false);)*
+        $(product_entries!(@one $features, $token, $code matmul_codes $format $max $from);)*
+
+        const FUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] = [$($float,)* $($code,)*];
+        const UNFUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] = [$($unfused,)* $($code,)*];
+        const _: () = {
+            let order = [$(Format::$number,)* $(Format::$format,)*];
+            let mut i = 0;
+            while i < order.len() {
+                assert!(order[i] as usize == i, "the table's order is that of the formats");
+                i += 1;
+            }
+        };
+    };
+    (@one [$($feature:literal),*], $token:expr,
+     $name:ident $product:ident $format:ident $first:literal $second:literal) => {
+        $(#[target_feature(enable = $feature)])*
+        unsafe fn $name(a: &Args) {
+            // SAFETY: the arguments are checked; the table is handed out on a CPU that has
+            // these features.
+            unsafe { matmul::$product::<_, matmul::$format, $first, $second>($token, a) }
+        }
+    };
+}
+
 /// The entry points of one instruction set for the ops, and its two tables.
 macro_rules! entries {
     ($isa:ident, $features:tt, $token:expr;
@@ -171,17 +212,14 @@ macro_rules! entries {
             isa: Isa::$isa,
             fused: true,
             group: GROUP,
-            matmul: [f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k],
+            matmul: FUSED_PRODUCTS,
             $($name,)*
         };
         pub(super) static UNFUSED: Kernels = Kernels {
             isa: Isa::$isa,
             fused: false,
             group: GROUP,
-            matmul: [
-                f32_unfused, f16_unfused, bf16_unfused,
-                q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k,
-            ],
+            matmul: UNFUSED_PRODUCTS,
             $($name,)*
         };
     };
@@ -210,30 +248,8 @@ macro_rules! tier {
             const GROUP: usize = $max;
             const _: () = assert!(ROW_BLOCK.is_multiple_of(GROUP), "whole tiles in a block");
 
-            tier!(@products [$($feature),*], $token;
-                f32 matmul::<F32, $max, $fused>, f16 matmul::<F16, $max, $fused>,
-                bf16 matmul::<BF16, $max, $fused>,
-                f32_unfused matmul::<F32, $max, false>, f16_unfused matmul::<F16, $max, false>,
-                bf16_unfused matmul::<BF16, $max, false>,
-                q8_0 matmul_codes::<Q8_0, $max, $from>, q4_0 matmul_codes::<Q4_0, $max, $from>,
-                q4_1 matmul_codes::<Q4_1, $max, $from>, q5_0 matmul_codes::<Q5_0, $max, $from>,
-                q5_1 matmul_codes::<Q5_1, $max, $from>, q4_k matmul_codes::<Q4_K, $max, $from>,
-                q5_k matmul_codes::<Q5_K, $max, $from>, q6_k matmul_codes::<Q6_K, $max, $from>
-            );
+            products!(product_entries [$($feature),*], $token, $max, $from, $fused;);
             ops!(entries $isa, [$($feature),*], $token;);
-        }
-    };
-    (@products $features:tt, $token:expr;
-        $($name:ident $product:ident::<$format:ident, $($constant:tt),*>),*) => { $(
-        tier!(@product $features, $token, $name $product $format $($constant)*);
-    )* };
-    (@product [$($feature:literal),*], $token:expr,
-        $name:ident $product:ident $format:ident $($constant:tt)*) => {
-        $(#[target_feature(enable = $feature)])*
-        unsafe fn $name(a: &Args) {
-            // SAFETY: the arguments are checked; the table is handed out on a CPU that has
-            // these features.
-            unsafe { matmul::$product::<_, matmul::$format, $($constant),*>($token, a) }
         }
     };
 }
