@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 
 use crate::kv::{BLOCK, Code, F16, F32, KvLayout, KvType, Q8};
 use crate::math;
-use crate::ops;
+use crate::ops::{self, mul_add};
 use crate::simd::{LANES, Simd};
 
 /// Positions that are folded at once.
@@ -158,7 +158,8 @@ pub const fn scratch_len(head_dim: usize) -> usize {
 /// results.
 ///
 /// `TILE` is how many rows of two vectors of sums the registers hold beside what is read: 8 for
-/// AVX-512, 2 for sixteen 32-byte registers, 1 for sixteen of 16 bytes. It changes no bits.
+/// AVX-512, 2 for sixteen 32-byte registers, 1 for sixteen of 16 bytes. It changes no bits; `FUSED`
+/// does, where the instruction set has a fused multiply-add.
 ///
 /// # Panics
 /// If a length does not fit, a span ends outside the cache, or `scratch` is shorter than
@@ -167,7 +168,7 @@ pub const fn scratch_len(head_dim: usize) -> usize {
 /// # Safety
 /// As for every method of [`Simd`].
 #[inline(always)]
-pub(crate) unsafe fn attend<S: Simd, const TILE: usize>(
+pub(crate) unsafe fn attend<S: Simd, const TILE: usize, const FUSED: bool>(
     s: S,
     a: &Attend<'_>,
     mut out: AttendOut<'_>,
@@ -185,9 +186,9 @@ pub(crate) unsafe fn attend<S: Simd, const TILE: usize>(
     // SAFETY: the asserts above are what `walk` asks for.
     unsafe {
         match a.layout.ty() {
-            KvType::F32 => walk::<S, F32, TILE>(s, a, &mut out, scratch.as_mut_ptr()),
-            KvType::F16 => walk::<S, F16, TILE>(s, a, &mut out, scratch.as_mut_ptr()),
-            KvType::Q8_0 => walk::<S, Q8, TILE>(s, a, &mut out, scratch.as_mut_ptr()),
+            KvType::F32 => walk::<S, F32, TILE, FUSED>(s, a, &mut out, scratch.as_mut_ptr()),
+            KvType::F16 => walk::<S, F16, TILE, FUSED>(s, a, &mut out, scratch.as_mut_ptr()),
+            KvType::Q8_0 => walk::<S, Q8, TILE, FUSED>(s, a, &mut out, scratch.as_mut_ptr()),
         }
     }
 }
@@ -198,7 +199,7 @@ pub(crate) unsafe fn attend<S: Simd, const TILE: usize>(
 /// `a` and `out` have been checked, `scratch` holds [`scratch_len`] elements, `C` is the code of
 /// the layout; and as for every method of [`Simd`].
 #[inline(always)]
-unsafe fn walk<S: Simd, C: Code, const TILE: usize>(
+unsafe fn walk<S: Simd, C: Code, const TILE: usize, const FUSED: bool>(
     s: S,
     a: &Attend<'_>,
     out: &mut AttendOut<'_>,
@@ -241,10 +242,10 @@ unsafe fn walk<S: Simd, C: Code, const TILE: usize>(
                     let q = queries.add(r * head_dim);
                     let to = if fold_now { results } else { results.add(r * partial) };
                     match size {
-                        8 => tile::<S, C, TILE, 8>(s, a, first + r, chunk, q, scores, to),
-                        4 => tile::<S, C, TILE, 4>(s, a, first + r, chunk, q, scores, to),
-                        2 => tile::<S, C, TILE, 2>(s, a, first + r, chunk, q, scores, to),
-                        _ => tile::<S, C, TILE, 1>(s, a, first + r, chunk, q, scores, to),
+                        8 => tile::<S, C, TILE, 8, FUSED>(s, a, first + r, chunk, q, scores, to),
+                        4 => tile::<S, C, TILE, 4, FUSED>(s, a, first + r, chunk, q, scores, to),
+                        2 => tile::<S, C, TILE, 2, FUSED>(s, a, first + r, chunk, q, scores, to),
+                        _ => tile::<S, C, TILE, 1, FUSED>(s, a, first + r, chunk, q, scores, to),
                     }
                     if fold_now {
                         let mut i = 0;
@@ -337,7 +338,7 @@ unsafe fn pack_queries<const TILE: usize>(a: &Attend<'_>, first: usize, n: usize
 /// `a` has been checked and has rows `row .. row + R`; `q` holds their packed queries, `scores`
 /// `R * CHUNK` elements, `to` `R` partial results; and as for every method of [`Simd`].
 #[inline(always)]
-unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize>(
+unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize, const FUSED: bool>(
     s: S,
     a: &Attend<'_>,
     row: usize,
@@ -376,13 +377,13 @@ unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize>(
             let at = scores.add(panel * LANES - base);
             // Few rows take several panels at once, to have enough independent sums.
             if R == 1 && TILE == 8 && panel + 4 <= last_panel {
-                dots::<S, C, R, 4>(s, a.layout, k, q, at);
+                dots::<S, C, R, 4, FUSED>(s, a.layout, k, q, at);
                 panel += 4;
             } else if (R == 2 && TILE == 8 || R == 1 && TILE == 2) && panel + 2 <= last_panel {
-                dots::<S, C, R, 2>(s, a.layout, k, q, at);
+                dots::<S, C, R, 2, FUSED>(s, a.layout, k, q, at);
                 panel += 2;
             } else {
-                dots::<S, C, R, 1>(s, a.layout, k, q, at);
+                dots::<S, C, R, 1, FUSED>(s, a.layout, k, q, at);
                 panel += 1;
             }
         }
@@ -397,7 +398,7 @@ unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize>(
         while panel < last_panel {
             let v = a.v.as_ptr().add(panel * v_panel);
             let at = scores.add(panel * LANES - base);
-            weigh_panel::<S, C, TILE, R>(s, a.layout, v, &seen, panel * LANES, at, to);
+            weigh_panel::<S, C, TILE, R, FUSED>(s, a.layout, v, &seen, panel * LANES, at, to);
             panel += 1;
         }
     }
@@ -410,7 +411,7 @@ unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize>(
 /// `k` is `P` panels of keys, `q` the packed queries, `scores` rows of `CHUNK` elements with room
 /// for `P` vectors; and as for every method of [`Simd`].
 #[inline(always)]
-unsafe fn dots<S: Simd, C: Code, const R: usize, const P: usize>(
+unsafe fn dots<S: Simd, C: Code, const R: usize, const P: usize, const FUSED: bool>(
     s: S,
     layout: KvLayout,
     k: *const u8,
@@ -440,8 +441,8 @@ unsafe fn dots<S: Simd, C: Code, const R: usize, const P: usize>(
                     while r < R {
                         let q0 = s.f_splat_at(q.add(d * R + r));
                         let q1 = s.f_splat_at(q.add((d + 1) * R + r));
-                        even[p][r] = s.f_add(even[p][r], s.f_mul(k0, q0));
-                        odd[p][r] = s.f_add(odd[p][r], s.f_mul(k1, q1));
+                        even[p][r] = mul_add::<S, FUSED>(s, k0, q0, even[p][r]);
+                        odd[p][r] = mul_add::<S, FUSED>(s, k1, q1, odd[p][r]);
                         r += 1;
                     }
                     p += 1;
@@ -550,7 +551,7 @@ unsafe fn exponentials<S: Simd>(
 /// `v` is a panel of values whose first position is `base`, `weights` the rows' exponentials at
 /// that position, `to` `R` partial results; and as for every method of [`Simd`].
 #[inline(always)]
-unsafe fn weigh_panel<S: Simd, C: Code, const TILE: usize, const R: usize>(
+unsafe fn weigh_panel<S: Simd, C: Code, const TILE: usize, const R: usize, const FUSED: bool>(
     s: S,
     layout: KvLayout,
     v: *const u8,
@@ -576,7 +577,7 @@ unsafe fn weigh_panel<S: Simd, C: Code, const TILE: usize, const R: usize>(
             if phase == 1 {
                 if !common.is_empty() {
                     let (from, until) = (common.start - base, common.end - base);
-                    weigh::<S, C, TILE, R>(s, layout, v, from, until, weights, to);
+                    weigh::<S, C, TILE, R, FUSED>(s, layout, v, from, until, weights, to);
                 }
             } else {
                 let (from, until) = if phase == 0 { (base, split) } else { (rest, base + LANES) };
@@ -587,7 +588,7 @@ unsafe fn weigh_panel<S: Simd, C: Code, const TILE: usize, const R: usize>(
                         let weights = weights.add(r * CHUNK);
                         let to = to.add(r * partial);
                         let (from, until) = (own.start - base, own.end - base);
-                        weigh::<S, C, TILE, 1>(s, layout, v, from, until, weights, to);
+                        weigh::<S, C, TILE, 1, FUSED>(s, layout, v, from, until, weights, to);
                     }
                     r += 1;
                 }
@@ -602,7 +603,7 @@ unsafe fn weigh_panel<S: Simd, C: Code, const TILE: usize, const R: usize>(
 /// # Safety
 /// As for [`weigh_panel`], with `from` and `until` within the panel.
 #[inline(always)]
-unsafe fn weigh<S: Simd, C: Code, const TILE: usize, const R: usize>(
+unsafe fn weigh<S: Simd, C: Code, const TILE: usize, const R: usize, const FUSED: bool>(
     s: S,
     layout: KvLayout,
     v: *const u8,
@@ -632,13 +633,13 @@ unsafe fn weigh<S: Simd, C: Code, const TILE: usize, const R: usize>(
             // Few rows take more dimensions at once, to have enough independent sums.
             let wide = !C::SCALED && (TILE == 8 && R <= 2 || TILE == 2 && R == 1);
             if wide && width - d >= 4 * LANES {
-                weigh_dims::<S, C, R, 4>(s, layout, v, d, from, until, w, w_row, to);
+                weigh_dims::<S, C, R, 4, FUSED>(s, layout, v, d, from, until, w, w_row, to);
                 d += 4 * LANES;
             } else if width - d >= 2 * LANES {
-                weigh_dims::<S, C, R, 2>(s, layout, v, d, from, until, w, w_row, to);
+                weigh_dims::<S, C, R, 2, FUSED>(s, layout, v, d, from, until, w, w_row, to);
                 d += 2 * LANES;
             } else {
-                weigh_dims::<S, C, R, 1>(s, layout, v, d, from, until, w, w_row, to);
+                weigh_dims::<S, C, R, 1, FUSED>(s, layout, v, d, from, until, w, w_row, to);
                 d += LANES;
             }
         }
@@ -652,7 +653,7 @@ unsafe fn weigh<S: Simd, C: Code, const TILE: usize, const R: usize>(
 /// row's weights to the next.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the innermost loop: everything is in a register")]
-unsafe fn weigh_dims<S: Simd, C: Code, const R: usize, const D: usize>(
+unsafe fn weigh_dims<S: Simd, C: Code, const R: usize, const D: usize, const FUSED: bool>(
     s: S,
     layout: KvLayout,
     v: *const u8,
@@ -686,7 +687,7 @@ unsafe fn weigh_dims<S: Simd, C: Code, const R: usize, const D: usize>(
                 let mut r = 0;
                 while r < R {
                     let weight = s.f_splat_at(w.add(r * w_row + i));
-                    sums[r][j] = s.f_add(sums[r][j], s.f_mul(value, weight));
+                    sums[r][j] = mul_add::<S, FUSED>(s, value, weight, sums[r][j]);
                     r += 1;
                 }
                 j += 1;

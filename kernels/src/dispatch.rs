@@ -125,7 +125,7 @@ macro_rules! ops {
         /// If a length does not fit, a span ends outside the cache, or `scratch` is shorter than
         /// [`scratch_len`](crate::scratch_len).
         fn attend(a: &Attend<'_>, out: AttendOut<'_>, scratch: &mut [f32])
-            = attention::attend::<_, TILE>;
+            = attention::attend::<_, TILE, FUSES>;
         /// Folds the partial results of chunks, in order, into finished rows.
         ///
         /// # Panics
@@ -207,20 +207,23 @@ macro_rules! entries {
     ($isa:ident, $features:tt, $token:expr;
      $($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) = $body:expr;)*) => {
         $(entries!(@one $features, $token, fn $name($($arg: $ty),*) = $body);)*
+        entries!(@one $features, $token,
+            fn attend_unfused(a: &Attend<'_>, out: AttendOut<'_>, scratch: &mut [f32])
+            = attention::attend::<_, TILE, false>);
 
-        pub(super) static FUSED: Kernels = Kernels {
+        const TABLE: Kernels = Kernels {
             isa: Isa::$isa,
             fused: true,
             group: GROUP,
             matmul: FUSED_PRODUCTS,
             $($name,)*
         };
+        pub(super) static FUSED: Kernels = TABLE;
         pub(super) static UNFUSED: Kernels = Kernels {
-            isa: Isa::$isa,
             fused: false,
-            group: GROUP,
             matmul: UNFUSED_PRODUCTS,
-            $($name,)*
+            attend: attend_unfused,
+            ..TABLE
         };
     };
     (@one [$($feature:literal),*], $token:expr,
@@ -246,6 +249,7 @@ macro_rules! tier {
 
             const TILE: usize = $tile;
             const GROUP: usize = $max;
+            const FUSES: bool = $fused;
             const _: () = assert!(ROW_BLOCK.is_multiple_of(GROUP), "whole tiles in a block");
 
             products!(product_entries [$($feature),*], $token, $max, $from, $fused;);
@@ -298,8 +302,8 @@ fn table(isa: Isa) -> Option<[&'static Kernels; 2]> {
 impl Kernels {
     /// The kernels of `isa`; `None` if this processor does not run it.
     ///
-    /// F32, F16 and BF16 products use fused multiply-add where the instruction set has it; the
-    /// bits of everything else are the same on every instruction set.
+    /// Attention and the products of F32, F16 and BF16 weights use fused multiply-add where the
+    /// instruction set has it; the bits of everything else are the same on every instruction set.
     pub fn for_isa(isa: Isa) -> Option<&'static Self> {
         table(isa).filter(|_| isa.is_supported()).map(|[_, fused]| fused)
     }
@@ -319,7 +323,7 @@ impl Kernels {
         self.isa
     }
 
-    /// Whether products of floats may be fused.
+    /// Whether products of floats and attention may be fused.
     pub fn is_fused(&self) -> bool {
         self.fused
     }

@@ -287,6 +287,16 @@ unsafe fn apply<S: Simd>(s: S, f: Nonlinearity, x: S::F) -> S::F {
     }
 }
 
+/// `a * b + c`, fused only if `FUSED`.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn mul_add<S: Simd, const FUSED: bool>(s: S, a: S::F, b: S::F, c: S::F) -> S::F {
+    // SAFETY: the caller vouches for the instruction set; no memory is touched.
+    unsafe { if FUSED { s.f_fma(a, b, c) } else { s.f_add(s.f_mul(a, b), c) } }
+}
+
 /// Adds up the 32-bit words of `bytes`, wrapping, and fetches them `ahead` bytes before they are
 /// read, and into the second-level cache at four times that (not at all if it is 0): as fast a way to read memory as a product's can be. Of the last
 /// bytes, what is no whole vector of 64 is left out.

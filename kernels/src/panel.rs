@@ -27,175 +27,138 @@ pub fn pack_panel(format: Format, k: usize, rows: &[u8], panel: &mut [u8]) {
         // Scales of zero: whatever the codes stand for, they multiply to zero.
         panel.fill(0);
     }
-    match format {
-        Format::F32 => scatter::<4>(rows, row_bytes, panel),
-        Format::F16 | Format::BF16 => scatter::<2>(rows, row_bytes, panel),
-        Format::Q8_0 => pack_rows::<{ Format::Q8_0 as usize }>(rows, row_bytes, panel),
-        Format::Q4_0 => pack_rows::<{ Format::Q4_0 as usize }>(rows, row_bytes, panel),
-        Format::Q4_1 => pack_rows::<{ Format::Q4_1 as usize }>(rows, row_bytes, panel),
-        Format::Q5_0 => pack_rows::<{ Format::Q5_0 as usize }>(rows, row_bytes, panel),
-        Format::Q5_1 => pack_rows::<{ Format::Q5_1 as usize }>(rows, row_bytes, panel),
-        Format::Q4_K => pack_rows::<{ Format::Q4_K as usize }>(rows, row_bytes, panel),
-        Format::Q5_K => pack_rows::<{ Format::Q5_K as usize }>(rows, row_bytes, panel),
-        Format::Q6_K => pack_rows::<{ Format::Q6_K as usize }>(rows, row_bytes, panel),
-    }
-}
-
-fn scatter<const N: usize>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
     for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-        let groups = panel.chunks_exact_mut(N * PANEL_ROWS);
-        for (v, group) in row.as_chunks::<N>().0.iter().zip(groups) {
-            group[lane * N..][..N].copy_from_slice(v);
-        }
+        pack_row(format, row, lane, panel);
     }
 }
 
-/// Packs rows of the format that is number `FORMAT` of [`Format::ALL`]: four at a time, so that
-/// whole vectors are read and written, then singly.
-fn pack_rows<const FORMAT: usize>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
-    let quads = rows.chunks_exact(4 * row_bytes);
-    let rest = quads.remainder().chunks_exact(row_bytes);
-    let lane = rows.len() / row_bytes / 4 * 4;
-    for (quad, rows) in quads.enumerate() {
-        let row = |i: usize| &rows[i * row_bytes..][..row_bytes];
-        pack_lanes::<FORMAT, 4>([row(0), row(1), row(2), row(3)], 4 * quad, panel);
-    }
-    for (i, row) in rest.enumerate() {
-        pack_lanes::<FORMAT, 1>([row], lane + i, panel);
-    }
-}
-
-/// Packs `N` rows to the lanes from `lane` on.
-fn pack_lanes<const FORMAT: usize, const N: usize>(
-    rows: [&[u8]; N],
-    lane: usize,
-    panel: &mut [u8],
-) {
-    let format = const { Format::ALL[FORMAT] };
-    let (unit_len, unit_bytes) = layout::unit(format);
-    let bytes = format.block_bytes();
-    let parts = unit_len / layout::BLOCK;
-    let blocks_per_unit = unit_len / format.block_len();
-    for (u, unit) in panel.chunks_exact_mut(unit_bytes).enumerate() {
-        for part in 0..parts {
-            let block = u * blocks_per_unit + part * blocks_per_unit / parts;
-            if (block + 1) * bytes > rows[0].len() {
-                return;
-            }
-            let blocks = rows.map(|row| &row[block * bytes..][..bytes]);
-            let words = blocks.map(|block| code_words(format, block, part));
-            let at = layout::codes_at(format) + part * layout::code_bytes(format);
-            let vectors = &mut unit[at..][..layout::code_bytes(format)];
-            for (v, vector) in vectors.chunks_exact_mut(VECTOR).enumerate() {
-                let lanes = words.map(|words| words[v].to_le_bytes());
-                vector[4 * lane..][..4 * N].copy_from_slice(lanes.as_flattened());
-            }
-            for (i, block) in blocks.into_iter().enumerate() {
-                pack_scales(format, block, part, lane + i, unit);
-            }
-        }
-    }
-}
-
-/// What a lane has of each vector of a block of 32 codes: part `part` of a block of the file.
-#[inline(always)]
-fn code_words(format: Format, block: &[u8], part: usize) -> [u32; 8] {
-    let mut out = [0; 8];
+fn pack_row(format: Format, row: &[u8], lane: usize, panel: &mut [u8]) {
+    let (_, unit_bytes) = layout::unit(format);
     match format {
-        Format::Q8_0 => out = words(&block[2..]),
-        Format::Q4_K | Format::Q5_K => {
-            let codes = if format == Format::Q5_K { &block[48..] } else { &block[16..] };
-            let bytes = words(&codes[part / 2 * 32..]);
-            out[..4].copy_from_slice(&paired_nibbles(bytes, part % 2));
-            if format == Format::Q5_K {
-                let bits = words(&block[16..]);
-                out[4] = (0..8).fold(0, |out, j| out | (bits[j] >> part & 0x0101_0101) << j);
-            }
-        }
-        Format::Q6_K => {
-            let (half, quarter) = (part / 4, part % 4);
-            let low = words(&block[half * 64 + quarter % 2 * 32..]);
-            let high = words(&block[128 + half * 32..]);
-            out[..4].copy_from_slice(&paired_nibbles(low, quarter / 2));
-            // Groups 0 to 3 fill the bit pairs of the first vector, groups 4 to 7 of the second.
-            for (plane, high) in out[4..6].iter_mut().zip(high.chunks_exact(4)) {
-                let pairs = high.iter().map(|bits| bits >> (2 * quarter) & 0x0303_0303);
-                *plane = pairs.enumerate().fold(0, |plane, (j, pair)| plane | pair << (2 * j));
+        Format::F32 => scatter::<4>(row, lane, panel),
+        Format::F16 | Format::BF16 => scatter::<2>(row, lane, panel),
+        Format::Q4_K | Format::Q5_K | Format::Q6_K => {
+            let blocks = row.chunks_exact(format.block_bytes());
+            for (block, unit) in blocks.zip(panel.chunks_exact_mut(unit_bytes)) {
+                match format {
+                    Format::Q6_K => pack_q6_k(block, lane, unit),
+                    _ => pack_affine(format, block, lane, unit),
+                }
             }
         }
         _ => {
-            let min = if layout::has_min(format) { 2 } else { 0 };
-            let high = if layout::high_bytes(format) > 0 { 4 } else { 0 };
-            let nibbles = block[2 + min + high..].as_chunks::<4>().0;
-            for (out, nibbles) in out[..4].iter_mut().zip(nibbles) {
-                *out = u32::from_le_bytes(*nibbles);
+            let pairs = row.chunks(2 * format.block_bytes());
+            for (pair, unit) in pairs.zip(panel.chunks_exact_mut(unit_bytes)) {
+                for (b, block) in pair.chunks_exact(format.block_bytes()).enumerate() {
+                    pack_simple(format, block, b, lane, unit);
+                }
             }
-            if high > 0 {
-                let bits = *block[2 + min..].first_chunk().expect("32 bits");
-                out[4] = fifth_bits(u32::from_le_bytes(bits));
-            }
+        }
+    }
+}
+
+fn scatter<const N: usize>(row: &[u8], lane: usize, panel: &mut [u8]) {
+    for (v, group) in row.as_chunks::<N>().0.iter().zip(panel.chunks_exact_mut(N * PANEL_ROWS)) {
+        group[lane * N..][..N].copy_from_slice(v);
+    }
+}
+
+/// Spreads bytes over vectors: four at a time go to this lane of the next vector.
+fn spread(bytes: &[u8], lane: usize, vectors: &mut [u8]) {
+    for (group, vector) in bytes.as_chunks::<4>().0.iter().zip(vectors.chunks_exact_mut(VECTOR)) {
+        vector[lane * 4..][..4].copy_from_slice(group);
+    }
+}
+
+/// Bits `at` of 32 bytes as a lane of the vector of high bits: bit j of byte c is k = 4 j + c.
+fn high_bits(bit: impl Fn(usize) -> u8) -> [u8; 4] {
+    let mut out = [0u8; 4];
+    for (c, out) in out.iter_mut().enumerate() {
+        for j in 0..8 {
+            *out |= bit(4 * j + c) << j;
         }
     }
     out
 }
 
-/// The first 32 bytes.
-#[inline(always)]
-fn words(bytes: &[u8]) -> [u32; 8] {
-    let bytes = bytes.as_chunks::<4>().0.first_chunk::<8>().expect("a block has 32 bytes here");
-    bytes.map(u32::from_le_bytes)
+fn pack_simple(format: Format, block: &[u8], b: usize, lane: usize, unit: &mut [u8]) {
+    let code_bytes = layout::code_bytes(format);
+    let min = if layout::has_min(format) { 2 } else { 0 };
+    let high = if layout::high_bytes(format) > 0 { 4 } else { 0 };
+    let (scales, codes) = block.split_at(2 + min + high);
+
+    let tail = 2 * code_bytes + b * HALVES + 2 * lane;
+    unit[tail..tail + 2].copy_from_slice(&scales[..2]);
+    if min > 0 {
+        unit[tail + 2 * HALVES..][..2].copy_from_slice(&scales[2..4]);
+    }
+    let out = &mut unit[b * code_bytes..][..code_bytes];
+    spread(codes, lane, out);
+    if high > 0 {
+        let bits = u32::from_le_bytes(scales[2 + min..].try_into().unwrap_or_default());
+        // Bits c, c + 4, ... of the word become byte c.
+        out[NIBBLES + 4 * lane..][..4].copy_from_slice(&high_bits(|i| (bits >> i & 1) as u8));
+    }
 }
 
-/// The low (`which` 0) or high nibbles of 32 bytes as the file's 4-bit formats keep them: k and
-/// k + 16 in one byte.
-#[inline(always)]
-fn paired_nibbles(bytes: [u32; 8], which: usize) -> [u32; 4] {
-    const LOW: u32 = 0x0f0f_0f0f;
-    std::array::from_fn(|i| match which {
-        0 => bytes[i] & LOW | (bytes[i + 4] & LOW) << 4,
-        _ => bytes[i] >> 4 & LOW | bytes[i + 4] & !LOW,
-    })
+/// The nibbles of 32 codes as the file's 4-bit formats keep them: k and k + 16 in one byte.
+fn paired_nibbles(code: impl Fn(usize) -> u8) -> [u8; 16] {
+    let mut out = [0u8; 16];
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = code(i) & 15 | code(i + 16) << 4;
+    }
+    out
 }
 
-/// Bits c, c + 4, ... of a word become byte c.
-fn fifth_bits(bits: u32) -> u32 {
-    (0..8).fold(0, |out, j| {
-        let four = bits >> (4 * j) & 15;
-        // Bit c of the four to bit 8 c.
-        out | (four * 0x0020_4081 & 0x0101_0101) << j
-    })
-}
+fn pack_affine(format: Format, block: &[u8], lane: usize, unit: &mut [u8]) {
+    let code_bytes = layout::code_bytes(format);
+    let codes = if format == Format::Q5_K { &block[48..] } else { &block[16..] };
+    unit[2 * lane..][..2].copy_from_slice(&block[..2]);
+    unit[HALVES + 2 * lane..][..2].copy_from_slice(&block[2..4]);
+    for j in 0..8 {
+        let (scale, min) = scale_min(&block[4..16], j);
+        unit[affine::SCALES + j * PANEL_ROWS + lane] = scale;
+        unit[affine::MINS + j / 4 * VECTOR + 4 * lane + j % 4] = min;
 
-/// Writes what a lane has beside the codes of part `part` of a unit.
-#[inline(always)]
-fn pack_scales(format: Format, block: &[u8], part: usize, lane: usize, unit: &mut [u8]) {
-    let mut put = |at: usize, bytes: &[u8]| unit[at..at + bytes.len()].copy_from_slice(bytes);
-    match format {
-        Format::Q4_K | Format::Q5_K => {
-            let (scale, min) = scale_min(&block[4..16], part);
-            put(affine::SCALES + part * PANEL_ROWS + lane, &[scale]);
-            put(affine::MINS + part / 4 * VECTOR + 4 * lane + part % 4, &[min]);
-            if part == 0 {
-                put(2 * lane, &block[..2]);
-                put(HALVES + 2 * lane, &block[2..4]);
-            }
-        }
-        Format::Q6_K => {
-            for half in 2 * part..2 * part + 2 {
-                put(q6_k::SCALES + half * PANEL_ROWS + lane, &block[192 + half..][..1]);
-            }
-            if part == 0 {
-                put(q6_k::SUPER + 2 * lane, &block[208..210]);
-            }
-        }
-        _ => {
-            let tail = 2 * layout::code_bytes(format) + part * HALVES + 2 * lane;
-            put(tail, &block[..2]);
-            if layout::has_min(format) {
-                put(tail + 2 * HALVES, &block[2..4]);
-            }
+        let bytes: &[u8; 32] = codes[j / 2 * 32..].first_chunk().expect("128 bytes of codes");
+        let out = &mut unit[affine::CODES + j * code_bytes..][..code_bytes];
+        let nibbles = if j % 2 == 0 {
+            paired_nibbles(|i| bytes[i])
+        } else {
+            paired_nibbles(|i| bytes[i] >> 4)
+        };
+        spread(&nibbles, lane, out);
+        if format == Format::Q5_K {
+            let bits: &[u8; 32] = block[16..].first_chunk().expect("32 bytes of high bits");
+            out[NIBBLES + 4 * lane..][..4].copy_from_slice(&high_bits(|i| bits[i] >> j & 1));
         }
     }
+}
+
+fn pack_q6_k(block: &[u8], lane: usize, unit: &mut [u8]) {
+    let code_bytes = layout::code_bytes(Format::Q6_K);
+    for b in 0..8 {
+        let (part, quarter) = (b / 4, b % 4);
+        let low: &[u8; 32] =
+            block[part * 64 + quarter % 2 * 32..].first_chunk().expect("128 bytes of low bits");
+        let high: &[u8; 32] =
+            block[128 + part * 32..].first_chunk().expect("64 bytes of high bits");
+        let out = &mut unit[b * code_bytes..][..code_bytes];
+        let nibbles =
+            if quarter < 2 { paired_nibbles(|i| low[i]) } else { paired_nibbles(|i| low[i] >> 4) };
+        spread(&nibbles, lane, out);
+        // Groups 0 to 3 fill the bit pairs of the first vector, groups 4 to 7 of the second.
+        let mut planes = [0u8; 8];
+        for (i, bits) in high.iter().enumerate() {
+            let (j, c) = (i / 4, i % 4);
+            planes[j / 4 * 4 + c] |= (bits >> (2 * quarter) & 3) << (2 * (j % 4));
+        }
+        spread(&planes, lane, &mut out[NIBBLES..]);
+    }
+    for (i, &scale) in block[192..208].iter().enumerate() {
+        unit[q6_k::SCALES + i * PANEL_ROWS + lane] = scale;
+    }
+    unit[q6_k::SUPER + 2 * lane..][..2].copy_from_slice(&block[208..210]);
 }
 
 /// Writes row `lane` of a panel as floats: what [`Format::dequantize`] gives for the row that was

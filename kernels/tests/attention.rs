@@ -250,13 +250,25 @@ impl Case {
     /// Everything that must hold; gives the rows.
     fn check(&self) -> Vec<f32> {
         let got = on_every_tier("attend", |kernels| self.run(kernels));
-        for (i, (g, w)) in got.iter().zip(self.oracle()).enumerate() {
-            assert!((f64::from(*g) - w).abs() < 2e-5, "{i}: {g}, not {w}: {:?}", self.spans);
-        }
         let chunks = on_every_tier("attend_merge", |kernels| self.run_chunks(kernels));
         assert_eq!(bits(&got), bits(&chunks), "chunks and fold");
         let alone = on_every_tier("attend", |kernels| self.run_alone(kernels));
         assert_eq!(bits(&got), bits(&alone), "rows alone");
+        let oracle = self.oracle();
+        let near = |what: &str, got: &[f32]| {
+            for (i, (g, w)) in got.iter().zip(&oracle).enumerate() {
+                let error = (f64::from(*g) - w).abs();
+                assert!(error < 2e-5, "{what} {i}: {g}, not {w}: {:?}", self.spans);
+            }
+        };
+        near("unfused", &got);
+        for isa in Isa::supported() {
+            let kernels = Kernels::for_isa(isa).unwrap();
+            let fused = self.run(kernels);
+            near(isa.name(), &fused);
+            assert_eq!(bits(&fused), bits(&self.run_chunks(kernels)), "{isa}: chunks and fold");
+            assert_eq!(bits(&fused), bits(&self.run_alone(kernels)), "{isa}: rows alone");
+        }
         got
     }
 }

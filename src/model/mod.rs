@@ -259,9 +259,10 @@ impl Loader {
     /// Whether the same file, prompt and seed are to give the same tokens and log-probabilities, bit
     /// for bit, on every machine.
     ///
-    /// Products of float weights then go without fused multiply-add, which not every processor has;
-    /// they are slower where there is one. All else has the same bits in either mode, on any number
-    /// of threads and however a text is cut into calls.
+    /// Attention and products of float weights then go without fused multiply-add, which not every
+    /// processor has; they are slower where there is one. All else has the same bits in either mode.
+    /// In both modes a text has the same bits on any number of threads and however it is cut into
+    /// calls.
     pub fn deterministic(mut self, deterministic: bool) -> Self {
         self.deterministic = deterministic;
         self

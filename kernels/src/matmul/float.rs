@@ -1,6 +1,7 @@
 //! The formats without codes: F32, F16, BF16.
 
 use super::{Weight, prefetch};
+use crate::ops::mul_add;
 use crate::simd::Simd;
 
 macro_rules! float_format {
@@ -53,9 +54,4 @@ float_format! {
     F32: 64 bytes, f_load as f32;
     F16: 32 bytes, f_load_f16 as u16;
     BF16: 32 bytes, f_load_bf16 as u16;
-}
-
-#[inline(always)]
-unsafe fn mul_add<S: Simd, const FUSED: bool>(s: S, a: S::F, b: S::F, c: S::F) -> S::F {
-    if FUSED { s.f_fma(a, b, c) } else { s.f_add(s.f_mul(a, b), c) }
 }

@@ -48,14 +48,6 @@ pub(crate) const fn code_bytes(format: Format) -> usize {
     }
 }
 
-/// Where the codes of a unit begin.
-pub(crate) const fn codes_at(format: Format) -> usize {
-    match format {
-        Format::Q4_K | Format::Q5_K => affine::CODES,
-        _ => 0,
-    }
-}
-
 /// Whether a simple format has minima.
 pub(crate) const fn has_min(format: Format) -> bool {
     matches!(format, Format::Q4_1 | Format::Q5_1)

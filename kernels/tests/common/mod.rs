@@ -13,12 +13,13 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
 }
 
-/// What `f` gives on the portable tier, once it is known that every other gives the same bits.
+/// What `f` gives on the portable tier, once it is known that every other, unfused, gives the
+/// same bits.
 #[track_caller]
 pub fn on_every_tier(what: &str, f: impl Fn(&Kernels) -> Vec<f32>) -> Vec<f32> {
     let want = f(portable());
     for isa in Isa::supported() {
-        let got = f(Kernels::for_isa(isa).expect("is supported"));
+        let got = f(Kernels::deterministic(isa).expect("is supported"));
         if let Some(i) = bits(&got).iter().zip(bits(&want)).position(|(&g, w)| g != w) {
             panic!("{isa}-{what}: element {i} of {} is {}, not {}", got.len(), got[i], want[i]);
         }
