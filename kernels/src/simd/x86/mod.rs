@@ -13,6 +13,31 @@ pub(crate) use r128::{Sse2, Ssse3};
 pub(crate) use r256::{Avx2, AvxVnni};
 pub(crate) use r512::{Avx512, Avx512Vnni};
 
+/// The same instruction on each register: `lift!(r => e)` is `[e with r = 0, ...]`.
+macro_rules! lift {
+    ($r:ident => $e:expr) => {{
+        let mut out = [{
+            let $r = 0;
+            $e
+        }; N];
+        if N > 1 {
+            let $r = 1;
+            out[$r] = $e;
+        }
+        if N > 2 {
+            {
+                let $r = 2;
+                out[$r] = $e;
+            }
+            {
+                let $r = 3;
+                out[$r] = $e;
+            }
+        }
+        out
+    }};
+}
+
 /// Instructions on one register of `BYTES` bytes; the names and contracts are those of [`Simd`].
 ///
 /// # Safety
@@ -83,6 +108,11 @@ pub(crate) unsafe trait Reg: Copy {
     unsafe fn minf(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn fmaf(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn load_f16(p: *const u16) -> Self::F;
+    /// Sixteen half floats.
+    #[inline(always)]
+    unsafe fn load_f16s<const N: usize>(p: *const u16) -> [Self::F; N] {
+        lift!(r => Self::load_f16(p.add(r * Self::BYTES / 4)))
+    }
     unsafe fn store_f16(p: *mut u16, a: Self::F);
     unsafe fn load_bf16(p: *const u16) -> Self::F;
 }
@@ -96,31 +126,6 @@ impl<R: Reg, const N: usize> Wide<R, N> {
         assert!(N * R::BYTES == 64, "a vector has 64 bytes");
         Self(reg)
     }
-}
-
-/// The same instruction on each register: `lift!(r => e)` is `[e with r = 0, ...]`.
-macro_rules! lift {
-    ($r:ident => $e:expr) => {{
-        let mut out = [{
-            let $r = 0;
-            $e
-        }; N];
-        if N > 1 {
-            let $r = 1;
-            out[$r] = $e;
-        }
-        if N > 2 {
-            {
-                let $r = 2;
-                out[$r] = $e;
-            }
-            {
-                let $r = 3;
-                out[$r] = $e;
-            }
-        }
-        out
-    }};
 }
 
 macro_rules! lifted {
@@ -288,7 +293,7 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     }
     #[inline(always)]
     unsafe fn f_load_f16(self, p: *const u16) -> Self::F {
-        lift!(r => R::load_f16(p.add(r * R::BYTES / 4)))
+        R::load_f16s(p)
     }
     #[inline(always)]
     unsafe fn f_store_f16(self, p: *mut u16, a: Self::F) {

@@ -26,6 +26,23 @@ unsafe fn widen_f16(h: __m128i) -> __m128 {
     _mm_castsi128_ps(_mm_or_si128(bits, sign))
 }
 
+/// Whether eight half floats are all normal numbers: scales hardly ever are anything else.
+#[inline(always)]
+unsafe fn all_normal(h: __m128i) -> bool {
+    let exponent = _mm_sub_epi16(_mm_and_si128(h, _mm_set1_epi16(0x7fff)), _mm_set1_epi16(0x0400));
+    // Below 0 for zeros and denormals, from 0x7800 on for infinities and NaN.
+    let special = _mm_or_si128(exponent, _mm_cmpgt_epi16(exponent, _mm_set1_epi16(0x77ff)));
+    _mm_movemask_epi8(special) & 0xaaaa == 0
+}
+
+/// [`widen_f16`] of normal numbers, which lie in the high halves.
+#[inline(always)]
+unsafe fn widen_normal(high: __m128i) -> __m128 {
+    // Three more copies of the sign come down before the exponent, and go.
+    let bits = _mm_and_si128(_mm_srai_epi32::<3>(high), _mm_set1_epi32(0x8fff_ffff_u32 as i32));
+    _mm_castsi128_ps(_mm_add_epi32(bits, _mm_set1_epi32(112 << 23)))
+}
+
 macro_rules! sse_common {
     () => {
         type I = __m128i;
@@ -73,6 +90,24 @@ macro_rules! sse_common {
         #[inline(always)]
         unsafe fn load_f16(p: *const u16) -> Self::F {
             widen_f16(_mm_unpacklo_epi16(_mm_loadl_epi64(p.cast()), _mm_setzero_si128()))
+        }
+        #[inline(always)]
+        unsafe fn load_f16s<const N: usize>(p: *const u16) -> [Self::F; N] {
+            let (low, high) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(8).cast()));
+            let mut out = [_mm_setzero_ps(); N];
+            if all_normal(low) && all_normal(high) {
+                let zero = _mm_setzero_si128();
+                out[0] = widen_normal(_mm_unpacklo_epi16(zero, low));
+                out[1] = widen_normal(_mm_unpackhi_epi16(zero, low));
+                out[2] = widen_normal(_mm_unpacklo_epi16(zero, high));
+                out[3] = widen_normal(_mm_unpackhi_epi16(zero, high));
+            } else {
+                out[0] = Self::load_f16(p);
+                out[1] = Self::load_f16(p.add(4));
+                out[2] = Self::load_f16(p.add(8));
+                out[3] = Self::load_f16(p.add(12));
+            }
+            out
         }
         #[inline(always)]
         unsafe fn store_f16(p: *mut u16, a: Self::F) {
