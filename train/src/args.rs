@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use goldcrest_train::preset::Preset;
+use goldcrest_train::preset::{Preset, VOCAB};
 use goldcrest_train::trainer::Settings;
 
 /// Trains, distils, exports and measures the model that goldcrest carries.
@@ -54,6 +54,9 @@ pub(crate) enum Command {
         /// tokenizer.json to write.
         #[arg(long)]
         out: PathBuf,
+        /// Tokens, the 256 bytes included.
+        #[arg(long, default_value_t = VOCAB)]
+        vocab: usize,
     },
     /// Trains a model on the books.
     Train(Training),

@@ -127,8 +127,9 @@ impl Opened {
     pub(crate) fn optimizer(&self, model: &Model) -> Result<AdamW> {
         let file = self.file()?;
         let moments = |weight: &crate::model::Weight| {
-            let values =
-                |kind: &str| self.values(&file, &format!("{kind}.{}", weight.name), weight.var.dims());
+            let values = |kind: &str| {
+                self.values(&file, &format!("{kind}.{}", weight.name), weight.var.dims())
+            };
             Ok(Moments { first: values("first")?, second: values("second")? })
         };
         let moments = model.weights().iter().map(moments).collect::<Result<_>>()?;

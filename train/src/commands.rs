@@ -10,7 +10,6 @@ use goldcrest_train::corpus::{self, Stream};
 use goldcrest_train::log::{self, Record};
 use goldcrest_train::model::{Model, Teacher};
 use goldcrest_train::plot::{self, Curve};
-use goldcrest_train::preset::VOCAB;
 use goldcrest_train::tokenizer::Tokenizer;
 use goldcrest_train::trainer::Trainer;
 use goldcrest_train::{Error, Result, evaluate, export, sample};
@@ -23,7 +22,7 @@ const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: 
 
 pub(crate) fn execute(args: Args) -> Result<()> {
     match args.command {
-        Command::Tokenizer { text, out } => tokenizer(&text.corpus, &out),
+        Command::Tokenizer { text, out, vocab } => tokenizer(&text.corpus, &out, vocab),
         Command::Train(training) => {
             let model = Model::new(&training.preset.dimensions(), training.settings.seed)?;
             train(training, model, None)
@@ -55,9 +54,9 @@ fn say(line: impl std::fmt::Display) -> Result<()> {
     writeln!(std::io::stdout(), "{line}").map_err(|source| Error::Io { path: path.into(), source })
 }
 
-fn tokenizer(corpus: &Path, out: &Path) -> Result<()> {
+fn tokenizer(corpus: &Path, out: &Path, vocab: usize) -> Result<()> {
     let stories = corpus::books(&corpus.join("books"))?;
-    let tokenizer = Tokenizer::train(&stories, VOCAB)?;
+    let tokenizer = Tokenizer::train(&stories, vocab)?;
     tokenizer.save(out)?;
     let held_out = Stream::new(&tokenizer, &corpus::stories(&corpus.join("heldout.txt"))?)?;
     let each = held_out.bytes() as f64 / held_out.len() as f64;
@@ -73,7 +72,8 @@ fn train(training: Training, model: Model, teacher: Option<Teacher>) -> Result<(
     for path in &extra {
         stories.extend(corpus::stories(path)?);
     }
-    let (train, held_out) = (Stream::new(&tokenizer, &stories)?, Stream::new(&tokenizer, &held_out)?);
+    let (train, held_out) =
+        (Stream::new(&tokenizer, &stories)?, Stream::new(&tokenizer, &held_out)?);
     say(format_args!(
         "{} stories, {} tokens; {} held-out tokens; {shared} stories share a passage with them",
         stories.len(),
@@ -109,13 +109,7 @@ fn bar(steps: u64) -> ProgressBar {
     ProgressBar::new(steps).with_style(style)
 }
 
-fn export(
-    model: &Model,
-    tokenizer: &Tokenizer,
-    types: &str,
-    name: &str,
-    out: &Path,
-) -> Result<()> {
+fn export(model: &Model, tokenizer: &Tokenizer, types: &str, name: &str, out: &Path) -> Result<()> {
     if out.extension() != Some("gguf".as_ref()) {
         return export::folder(model, tokenizer, out);
     }
@@ -175,6 +169,5 @@ fn plot(runs: &[PathBuf], out: &Path) -> Result<()> {
         Ok(Curve { name, records: log::read(&dir.join(log::LOG))? })
     };
     let curves: Vec<Curve> = runs.iter().map(curve).collect::<Result<_>>()?;
-    std::fs::write(out, plot::svg(&curves))
-        .map_err(|source| Error::Io { path: out.into(), source })
+    std::fs::write(out, plot::svg(&curves)).map_err(|source| Error::Io { path: out.into(), source })
 }

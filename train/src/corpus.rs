@@ -85,10 +85,8 @@ fn is_furniture(paragraph: &str) -> bool {
 /// The stories that occur in both lists, by any 200 bytes of one in the other's text.
 pub fn overlap(train: &[String], held_out: &[String]) -> usize {
     const PIECE: usize = 200;
-    let pieces: std::collections::HashSet<&[u8]> = held_out
-        .iter()
-        .flat_map(|story| story.as_bytes().chunks_exact(PIECE))
-        .collect();
+    let pieces: std::collections::HashSet<&[u8]> =
+        held_out.iter().flat_map(|story| story.as_bytes().chunks_exact(PIECE)).collect();
     train
         .par_iter()
         .filter(|story| story.as_bytes().windows(PIECE).any(|piece| pieces.contains(piece)))
@@ -217,5 +215,46 @@ impl<'a> Batches<'a> {
             stream.window(offset + window * seq_len, seq_len, &mut batch);
         }
         batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_and_marks_go() {
+        let text = "The Pool of Tears\n\nOnce there was\na pool.\n\n[Illustration]\n\n* * *\n\n\n\
+                    It was deep.\n\n***\n\nII.\n\nMUD\n\n\"Well!\" said she.\n\n***\n";
+        let stories: Vec<String> = split(text).map(clean).filter(|s| !s.is_empty()).collect();
+        assert_eq!(stories, ["Once there was\na pool.\n\nIt was deep.", "\"Well!\" said she."]);
+    }
+
+    #[test]
+    fn overlap_is_found_where_it_is() {
+        let held_out = ["b".repeat(150) + &"c".repeat(300)];
+        let train = ["x".repeat(500), "y".repeat(77) + &held_out[0] + "y", "c".repeat(120)];
+        assert_eq!(overlap(&train, &held_out), 1);
+    }
+
+    #[test]
+    fn an_epoch_has_every_piece_once() {
+        let stream = Stream { tokens: (0..1000).collect(), bytes: 1000 };
+        let mut batches = Batches::new(&stream, 3, 10, 7).unwrap();
+        // 98 pieces fit wherever the epoch begins: 32 batches, and two pieces of the next.
+        let mut inputs: Vec<u32> = (0..33).flat_map(|step| batches.get(step).inputs).collect();
+        inputs.truncate(980);
+        inputs.sort_unstable();
+        assert!(inputs.windows(2).all(|pair| pair[1] == pair[0] + 1));
+        let batch = batches.get(5);
+        assert!(batch.inputs.iter().zip(&batch.targets).all(|(a, b)| a + 1 == *b));
+    }
+
+    #[test]
+    fn sequences_cover_a_stream() {
+        let stream = Stream { tokens: (0..101).collect(), bytes: 1 };
+        let targets: Vec<u32> = stream.sequences(30).flat_map(|batch| batch.targets).collect();
+        assert_eq!(targets, (1..101).collect::<Vec<u32>>());
+        assert_eq!(stream.batches(2, 10, 2).count(), 3);
     }
 }

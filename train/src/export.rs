@@ -35,11 +35,9 @@ fn tensors(model: &Model) -> Result<Vec<Tensor>> {
         let values: Vec<f32> = weight.var.flatten_all()?.to_vec1()?;
         let name = &weight.name;
         let parts: &[(&str, usize)] = match name.rsplit('.').next() {
-            Some("qkv_proj") => &[
-                ("self_attn.q_proj", q),
-                ("self_attn.k_proj", kv),
-                ("self_attn.v_proj", kv),
-            ],
+            Some("qkv_proj") => {
+                &[("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)]
+            }
             Some("o_proj") => &[("self_attn.o_proj", d.hidden)],
             Some("gate_up_proj") => &[("mlp.gate_proj", d.ffn), ("mlp.up_proj", d.ffn)],
             Some("down_proj") => &[("mlp.down_proj", d.hidden)],
@@ -173,8 +171,10 @@ fn interleave(tensor: &mut Tensor, d: &Dimensions) {
         let (head, i) = (row / d.head_dim, row % d.head_dim);
         head * d.head_dim + i / 2 + i % 2 * half
     };
-    tensor.values =
-        (0..tensor.shape[0]).flat_map(|row| &tensor.values[from(row) * cols..][..cols]).copied().collect();
+    tensor.values = (0..tensor.shape[0])
+        .flat_map(|row| &tensor.values[from(row) * cols..][..cols])
+        .copied()
+        .collect();
 }
 
 fn gguf_name(name: &str) -> Result<String> {
@@ -206,7 +206,12 @@ fn gguf_name(name: &str) -> Result<String> {
     }
 }
 
-fn metadata(d: &Dimensions, tokenizer: &Tokenizer, mixture: &Mixture, name: &str) -> Result<Metadata> {
+fn metadata(
+    d: &Dimensions,
+    tokenizer: &Tokenizer,
+    mixture: &Mixture,
+    name: &str,
+) -> Result<Metadata> {
     let mut metadata = Metadata::default();
     let count = |n: usize| Value::U32(n as u32);
     let text = |text: &str| Value::String(text.into());

@@ -11,7 +11,7 @@ use crate::ops::{
 use crate::preset::Dimensions;
 use crate::random::{derive, normal};
 
-/// Standard deviation of the weights at first.
+/// Standard deviation of the weights at first, as in GPT-2.
 const STD: f32 = 0.02;
 
 /// One variable.
@@ -70,8 +70,16 @@ impl Model {
     /// # Errors
     /// [`Error::Candle`](crate::Error::Candle) if there is not enough memory.
     pub fn new(dimensions: &Dimensions, seed: u64) -> Result<Self> {
+        Self::with_deviation(dimensions, seed, STD)
+    }
+
+    /// A model of random weights of standard deviation `std`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_deviation(dimensions: &Dimensions, seed: u64, std: f32) -> Result<Self> {
         // What is added to the residual stream gets smaller with the number of additions.
-        let added = STD / (2.0 * dimensions.n_layers as f32).sqrt();
+        let added = std / (2.0 * dimensions.n_layers as f32).sqrt();
         let mut part = 0;
         Self::from_values(dimensions, |name, shape| {
             part += 1;
@@ -81,7 +89,7 @@ impl Model {
                 _ if name.contains("o_proj") || name.contains("down_proj") => {
                     normal(derive(seed, part), len, added)
                 }
-                _ => normal(derive(seed, part), len, STD),
+                _ => normal(derive(seed, part), len, std),
             })
         })
     }
@@ -174,12 +182,8 @@ impl Model {
     /// The last hidden states after the norm, `[tokens, hidden]`.
     fn hidden(&self, inputs: &[u32], seq_len: usize, pass: Pass) -> Result<Tensor> {
         let d = &self.dimensions;
-        let heads = Heads {
-            n_heads: d.n_heads,
-            n_kv_heads: d.n_kv_heads,
-            head_dim: d.head_dim,
-            seq_len,
-        };
+        let heads =
+            Heads { n_heads: d.n_heads, n_kv_heads: d.n_kv_heads, head_dim: d.head_dim, seq_len };
         let norm = || Norm { eps: d.norm_eps };
         let ids = Tensor::new(inputs, &Device::Cpu)?;
         let mut x = self.embedding().index_select(&ids, 0)?;
@@ -187,11 +191,8 @@ impl Model {
         for (layer, weights) in layers.iter().enumerate() {
             let [norm1, w_qkv, w_o, norm2, gate_up, down] = weights.each_ref().map(|w| &*w.var);
             let y = x.apply_op2(norm1, norm())?;
-            let y = y.apply_op3(
-                w_qkv,
-                w_o,
-                Attention::new(heads, Arc::clone(&self.rope), pass.mode),
-            )?;
+            let y =
+                y.apply_op3(w_qkv, w_o, Attention::new(heads, Arc::clone(&self.rope), pass.mode))?;
             x = (x + pass.drop(y, 2 * layer)?)?;
             let y = x.apply_op2(norm2, norm())?;
             let y = y.apply_op3(gate_up, down, FeedForward::new(pass.mode))?;
@@ -250,4 +251,3 @@ impl Pass {
         Ok(x.apply_op1(Dropout { p: self.dropout, seed })?)
     }
 }
-

@@ -127,11 +127,8 @@ impl CustomOp2 for Loss {
         let ((n, hidden), (vocab, _)) = (x_layout.shape().dims2()?, w_layout.shape().dims2()?);
         let (x, w) = (floats(x, x_layout)?, floats(w, w_layout)?);
         let train = self.saved.0 == Mode::Train;
-        let (mut dx, mut dw) = if train {
-            (vec![0.0; x.len()], vec![0.0; w.len()])
-        } else {
-            (Vec::new(), Vec::new())
-        };
+        let (mut dx, mut dw) =
+            if train { (vec![0.0; x.len()], vec![0.0; w.len()]) } else { (Vec::new(), Vec::new()) };
         let mut losses = Losses::default();
         let w = Matrix::new(w, vocab, hidden);
         for (chunk, ids) in self.targets.ids.chunks(ROWS).enumerate() {

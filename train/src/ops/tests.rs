@@ -43,11 +43,7 @@ fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
 #[test]
 fn norm() {
     let (x, w) = (variable(1, &[300, 24], 1.0), variable(2, &[24], 1.0));
-    compare(
-        &[&x, &w],
-        || x.apply_op2(&w, Norm { eps: 1e-5 }),
-        || rms_norm(&x, &w, 1e-5),
-    );
+    compare(&[&x, &w], || x.apply_op2(&w, Norm { eps: 1e-5 }), || rms_norm(&x, &w, 1e-5));
 }
 
 #[test]
@@ -103,13 +99,10 @@ fn composed_attention(x: &Tensor, w_in: &Tensor, w_out: &Tensor) -> Result<Tenso
     let q = heads_of(&qkv.narrow(1, 0, 64)?.contiguous()?, 4, true)?;
     let k = heads_of(&qkv.narrow(1, 64, 32)?.contiguous()?, 2, true)?;
     let v = heads_of(&qkv.narrow(1, 96, 32)?.contiguous()?, 2, false)?;
-    let twice = |x: Tensor| {
-        Tensor::stack(&[&x, &x], 2)?.reshape((2, 4, seq, 16))
-    };
+    let twice = |x: Tensor| Tensor::stack(&[&x, &x], 2)?.reshape((2, 4, seq, 16));
     let (k, v) = (twice(k)?, twice(v)?);
-    let mask: Vec<f32> = (0..seq * seq)
-        .map(|i| if i % seq > i / seq { f32::NEG_INFINITY } else { 0.0 })
-        .collect();
+    let mask: Vec<f32> =
+        (0..seq * seq).map(|i| if i % seq > i / seq { f32::NEG_INFINITY } else { 0.0 }).collect();
     let mask = Tensor::from_vec(mask, (seq, seq), &Device::Cpu)?;
     let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * 0.25)?.broadcast_add(&mask)?;
     let scores = scores.broadcast_sub(&scores.max_keepdim(3)?)?.exp()?;
