@@ -198,7 +198,7 @@ impl Model {
             let y = y.apply_op3(gate_up, down, FeedForward::new(pass.mode))?;
             x = (x + pass.drop(y, 2 * layer + 1)?)?;
         }
-        Ok(x.apply_op2(&*last[0].var, norm())?)
+        Ok(x.apply_op2(&last[0].var, norm())?)
     }
 
     /// The loss as a tensor to go back from, and its parts.

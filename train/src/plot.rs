@@ -121,3 +121,27 @@ pub fn svg(curves: &[Curve]) -> String {
     out.push_str("</svg>\n");
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_for_each_kind_of_loss() {
+        let record = |step: u64| Record {
+            step,
+            tokens: step * 100,
+            hard: 5.0 - step as f64 / 100.0,
+            soft: None,
+            held_out: step.is_multiple_of(50).then_some(4.0),
+            rate: 1e-3,
+            norm: 1.0,
+            tokens_per_second: 1.0,
+        };
+        let curve = Curve { name: "a<b".into(), records: (1..=100).map(record).collect() };
+        let svg = svg(&[curve]);
+        assert_eq!(svg.matches("fill='none'").count(), 2);
+        assert!(svg.contains("a&lt;b") && !svg.contains("NaN"));
+        assert!(svg.ends_with("</svg>\n"));
+    }
+}

@@ -51,3 +51,14 @@ fn whole_sentences(text: &str) -> &str {
     let end = text.rfind(['.', '!', '?', '"']).map_or(0, |end| end + 1);
     &text[..end]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_sentence_goes() {
+        assert_eq!(whole_sentences("\"Oh!\" he said. And th"), "\"Oh!\" he said.");
+        assert_eq!(whole_sentences("no end"), "");
+    }
+}
