@@ -30,7 +30,9 @@ fn the_held_out_loss_falls() {
     run(&text, settings(100), dir.path(), None);
     let losses = held_out(dir.path());
     assert_eq!(losses.len(), 10);
-    assert!(losses[0] > 5.5 && losses[9] < losses[0] - 0.5, "{losses:?}");
+    // A model that knows nothing finds all tokens equally likely.
+    let ignorant = (dimensions().vocab as f64).ln();
+    assert!(losses[9] < ignorant - 0.8 && losses[9] < losses[0] - 0.1, "{losses:?}");
 }
 
 #[test]
