@@ -10,6 +10,7 @@ mod finite;
 mod folder;
 mod ggml;
 mod gguf;
+mod gguf_write;
 mod inspect;
 mod json;
 mod metadata;
@@ -40,6 +41,7 @@ use sniff::Sniffed;
 
 pub use finite::{check_finite, has_bad_scale};
 pub use ggml::GgmlType;
+pub use gguf_write::{GgufEntry, gguf_padding, write_gguf_header};
 pub use inspect::{MemoryNeeded, SourceSummary, Summary, TensorSummary, TypeCount};
 pub use metadata::{Array, Metadata, Value};
 pub use mmap::Buffer;

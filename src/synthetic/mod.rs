@@ -14,7 +14,6 @@
 //! assert_eq!(ty.to_string(), "Q5_0");
 //! ```
 
-mod gguf;
 mod mixture;
 mod shape;
 mod vocabulary;
@@ -25,8 +24,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result, input_error};
-use crate::load::{Metadata, Value};
-use gguf::Entry;
+use crate::load::{GgufEntry as Entry, Metadata, Value, gguf_padding, write_gguf_header};
 pub use mixture::Mixture;
 pub use shape::Shape;
 pub use weights::{fill, random_rows};
@@ -55,7 +53,7 @@ fn write(
     metadata: &Metadata,
     entries: &[Entry],
 ) -> io::Result<()> {
-    gguf::write_header(out, metadata, entries)?;
+    write_gguf_header(out, metadata, entries)?;
     let mut buffer = Vec::new();
     for (entry, number) in entries.iter().zip(1u64..) {
         let block = entry.ty.block_bytes() as u64;
@@ -68,7 +66,7 @@ fn write(
             out.write_all(&buffer)?;
             done += buffer.len() as u64;
         }
-        out.write_all(gguf::padding(entry.bytes))?;
+        out.write_all(gguf_padding(entry.bytes))?;
     }
     out.flush()
 }

@@ -2,26 +2,33 @@
 
 use std::io::{self, Write};
 
-use crate::load::{GgmlType, Metadata, put_string, put_value};
+use super::{GgmlType, Metadata, put_string, put_value};
 
 const ALIGNMENT: u64 = 32;
 const VERSION: u32 = 3;
 
-/// A tensor to be written.
-pub(super) struct Entry {
-    pub(super) name: String,
+/// A tensor to be written to a GGUF file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GgufEntry {
+    /// The name.
+    pub name: String,
     /// Outermost dimension first.
-    pub(super) shape: Vec<usize>,
-    pub(super) ty: GgmlType,
-    pub(super) bytes: u64,
+    pub shape: Vec<usize>,
+    /// The type.
+    pub ty: GgmlType,
+    /// Bytes of the data.
+    pub bytes: u64,
 }
 
-/// Writes everything before the tensors' data; the data follow in the same order, each tensor
-/// followed by [`padding`].
-pub(super) fn write_header(
+/// Writes everything of a GGUF file before the tensors' data; the data follow in the same order,
+/// each tensor followed by [`gguf_padding`].
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_gguf_header(
     out: &mut impl Write,
     metadata: &Metadata,
-    entries: &[Entry],
+    entries: &[GgufEntry],
 ) -> io::Result<()> {
     let mut head = b"GGUF".to_vec();
     head.extend(VERSION.to_le_bytes());
@@ -32,7 +39,7 @@ pub(super) fn write_header(
         put_value(&mut head, value);
     }
     let mut offset = 0;
-    for Entry { name, shape, ty, bytes } in entries {
+    for GgufEntry { name, shape, ty, bytes } in entries {
         put_string(&mut head, name);
         head.extend((shape.len() as u32).to_le_bytes());
         for &dim in shape.iter().rev() {
@@ -46,8 +53,8 @@ pub(super) fn write_header(
     out.write_all(&head)
 }
 
-/// The zeros after a tensor of `bytes`.
-pub(super) fn padding(bytes: u64) -> &'static [u8] {
+/// The zeros after a tensor of `bytes` in a GGUF file.
+pub fn gguf_padding(bytes: u64) -> &'static [u8] {
     let zeros = &[0; ALIGNMENT as usize];
     &zeros[..(bytes.next_multiple_of(ALIGNMENT) - bytes) as usize]
 }
