@@ -19,6 +19,8 @@
 
 mod cache;
 mod config;
+#[cfg(feature = "embedded-model")]
+mod embedded;
 mod error;
 pub mod load;
 mod model;

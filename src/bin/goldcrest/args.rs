@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use goldcrest::{Format, Isa, KvType, Model, SamplingParams};
+use goldcrest::{Format, Isa, KvType, Loader, Model, SamplingParams};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::bench::BenchArgs;
@@ -14,6 +14,7 @@ use crate::kernels::KernelsArgs;
 
 const EXAMPLES: &str = "\
 Examples:
+  goldcrest run -p \"Once upon a time\"
   goldcrest run -m model.gguf -p \"Once upon a time\" -n 100
   goldcrest run -m model.gguf -f question.txt --temp 0 > answer.txt
   goldcrest inspect model.gguf
@@ -257,7 +258,12 @@ pub(crate) struct LogitsArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
+    /// GGUF file, Hugging Face folder or packed file [default: the model in the program]
+    #[cfg(feature = "embedded-model")]
+    #[arg(short = 'm', long = "model", value_name = "MODEL")]
+    path: Option<PathBuf>,
     /// GGUF file, Hugging Face folder or packed file
+    #[cfg(not(feature = "embedded-model"))]
     #[arg(short = 'm', long = "model", value_name = "MODEL")]
     path: PathBuf,
     /// Worker threads [default: the physical cores that the process may use]
@@ -318,12 +324,23 @@ pub(crate) fn isa_parser() -> impl TypedValueParser<Value = Isa> {
 }
 
 impl ModelArgs {
+    #[cfg(feature = "embedded-model")]
+    fn source(&self) -> Loader {
+        self.path.as_ref().map_or_else(Model::embedded, Model::loader)
+    }
+
+    #[cfg(not(feature = "embedded-model"))]
+    fn source(&self) -> Loader {
+        Model::loader(&self.path)
+    }
+
     /// Loads the model, with a progress bar where standard error is a terminal, and says how long
     /// that took.
     pub(crate) fn load(&self) -> Result<(Model, Duration), Failure> {
         let start = Instant::now();
         let bar = Progress::new("loading");
-        let mut loader = Model::loader(&self.path)
+        let mut loader = self
+            .source()
             .kv(self.kv)
             .mmap(!self.no_mmap)
             .deterministic(self.deterministic)
