@@ -153,7 +153,8 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn factor(self, w: Self::F) -> Self::Factor {
-        lanes!(i => w[i] + (w[i] - w[i]))
+        // Of an infinity NaN, of any other number itself.
+        lanes!(i => if w[i].is_finite() { w[i] } else { f32::NAN })
     }
     #[inline(never)]
     unsafe fn scaled(self, dots: Self::I, factor: Self::Factor) -> Self::F {
