@@ -209,8 +209,16 @@ fn failures_exit_with_1() {
 }
 
 #[test]
+#[cfg(feature = "embedded-model")]
+fn without_a_model_the_one_in_the_program_runs() {
+    let story = stdout(&["run", "-p", "Once upon a time", "-n", "12", "--temp", "0"]);
+    assert!(story.starts_with(" there lived a little girl"), "{story}");
+}
+
+#[test]
 fn wrong_arguments_exit_with_2() {
     let Some(model) = path(STORY) else { return };
+    #[cfg(not(feature = "embedded-model"))]
     fails(&["run", "-p", "x"], 2, &["--model"]);
     fails(&["fly"], 2, &["fly"]);
     let run = |args: &[&str], parts: &[&str]| {
