@@ -214,17 +214,24 @@ fn threads_and_batches_do_not_change_a_bit() {
 }
 
 #[test]
-fn every_instruction_set_gives_the_same_bits_for_quantised_weights() {
+fn quantised_weights_give_the_same_bits_on_every_instruction_set() {
     // The widths of this model are whole blocks, so that no tensor is left in half floats.
     let Some(assets) = assets() else { return };
     let path = assets.join("golden/llama_256/gguf/llama_256-Q4_0.gguf");
     let text: Vec<u32> = long_text()[..40].iter().map(|id| id % 384).collect();
     let mut want: Option<Vec<f32>> = None;
     for isa in Isa::supported() {
-        let model = Model::loader(&path).isa(isa).threads(2).load().unwrap();
-        assert_eq!(model.isa(), isa);
-        let all = model.session().unwrap().logits_all(&text).unwrap();
+        let logits = |deterministic| {
+            let loader = Model::loader(&path).isa(isa).threads(2).deterministic(deterministic);
+            let model = loader.load().unwrap();
+            assert_eq!(model.isa(), isa);
+            model.session().unwrap().logits_all(&text).unwrap()
+        };
+        let all = logits(true);
         assert!(want.get_or_insert_with(|| all.clone()) == &all, "{isa}");
+        // Otherwise attention may be fused: the codes of a few activations change with it.
+        let near = logits(false).iter().zip(&all).all(|(a, b)| (a - b).abs() < 0.05);
+        assert!(near, "{isa}, fused");
     }
 }
 
