@@ -145,35 +145,8 @@ unsafe fn add_affine<S: Simd, W: Affine, const MR: usize>(
     x: *const u8,
     acc: &mut [S::F; MR],
 ) {
-    let mut halves = [[W::zero(s); MR]; 2];
-    let mut half = 0;
-    while half < 2 {
-        let mut sum = [W::zero(s); MR];
-        let mut b = 4 * half;
-        while b < 4 * half + 4 {
-            if MR <= 4 {
-                unit.fetch(s, b);
-            }
-            let scale = unit.scale(s, b);
-            let mut dots = [s.acc_zero(); MR];
-            each!(j < 8 => {
-                let w = unit.codes(s, b, j);
-                each!(m < MR => {
-                    let x = x.add(m * Q8K_RECORD + 32 * b + 4 * j);
-                    dots[m] = s.dot_u(dots[m], w, s.x_load(x.cast()));
-                });
-                if j == 7 || (W::FIFTH && !S::WIDE && j == 3) {
-                    each!(m < MR => {
-                        sum[m] = W::scale_add(s, sum[m], dots[m], scale);
-                        dots[m] = s.acc_zero();
-                    });
-                }
-            });
-            b += 1;
-        }
-        halves[half] = sum;
-        half += 1;
-    }
+    let low = add_half::<S, W, MR>(s, unit, x, 0);
+    let high = add_half::<S, W, MR>(s, unit, x, 4);
     let mut minus = [s.i_splat(MAGIC); MR];
     each!(part < 4 => {
         let minima = unit.minima(s, part);
@@ -184,11 +157,45 @@ unsafe fn add_affine<S: Simd, W: Affine, const MR: usize>(
     });
     let (scale, min_scale) = unit.scales(s);
     each!(m < MR => {
-        let plus = s.f_mul(W::join(s, halves[0][m], halves[1][m]), scale);
+        let plus = s.f_mul(W::join(s, low[m], high[m]), scale);
         let difference = s.f_sub(plus, s.scaled(minus[m], min_scale));
         let x_scale = s.f_splat_at(x.add(m * Q8K_RECORD + q8k::SCALE).cast());
         acc[m] = s.f_add(acc[m], s.f_mul(difference, x_scale));
     });
+}
+
+/// The scaled dot products of four blocks.
+#[inline(always)]
+unsafe fn add_half<S: Simd, W: Affine, const MR: usize>(
+    s: S,
+    unit: impl AffineUnit<S, W>,
+    x: *const u8,
+    first: usize,
+) -> [W::Sum<S>; MR] {
+    let mut sum = [W::zero(s); MR];
+    let mut b = first;
+    while b < first + 4 {
+        if MR <= 4 {
+            unit.fetch(s, b);
+        }
+        let scale = unit.scale(s, b);
+        let mut dots = [s.acc_zero(); MR];
+        each!(j < 8 => {
+            let w = unit.codes(s, b, j);
+            each!(m < MR => {
+                let x = x.add(m * Q8K_RECORD + 32 * b + 4 * j);
+                dots[m] = s.dot_u(dots[m], w, s.x_load(x.cast()));
+            });
+            if j == 7 || (W::FIFTH && !S::WIDE && j == 3) {
+                each!(m < MR => {
+                    sum[m] = W::scale_add(s, sum[m], dots[m], scale);
+                    dots[m] = s.acc_zero();
+                });
+            }
+        });
+        b += 1;
+    }
+    sum
 }
 
 /// Kernels of Q4_K.
