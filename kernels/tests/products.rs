@@ -247,9 +247,10 @@ fn every_format_and_row_count_once() {
     }
 }
 
-/// Rows that go through the panels in several chunks of K.
+/// Rows that go through the panels in several chunks of K. (Emulators skip what is called `sizes_`:
+/// minutes there.)
 #[test]
-fn many_rows_of_many_units() {
+fn sizes_of_many_rows_and_units() {
     for &format in Format::ALL {
         check(format, 40, 17, 301, Scales::Usual, 9);
     }
