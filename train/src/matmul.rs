@@ -53,6 +53,15 @@ pub(crate) enum Workers {
     All,
 }
 
+/// The backward pass of `y = x * w.t()`, from the gradient of y: that of x goes to `dx`, that of w
+/// is returned.
+pub(crate) fn project_back(grad: Matrix, x: Matrix, w: Matrix, dx: &mut [f32]) -> Vec<f32> {
+    let mut dw = vec![0.0; w.rows * w.cols];
+    multiply((&mut dw, w.cols), Into::Replace, 1.0, grad.t(), x, Workers::All);
+    multiply((dx, w.cols), Into::Replace, 1.0, grad, w, Workers::All);
+    dw
+}
+
 /// `out = scale * a * b`, where the rows of `out` begin `stride` values apart.
 ///
 /// # Panics

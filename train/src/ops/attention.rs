@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Mode, Rope, Saved, floats, values};
 use crate::buffer::Buffer;
 use crate::math::{dot, exponentials, scale};
-use crate::matmul::{Into, Matrix, Workers, multiply};
+use crate::matmul::{Into, Matrix, Workers, multiply, project_back};
 
 /// Positions whose scores are computed at once; what lies to their right is not computed.
 const TILE: usize = 64;
@@ -206,12 +206,10 @@ impl CustomOp3 for Attention {
         let ((os, ol), (gs, gl)) = (w_out.storage_and_layout(), grad.storage_and_layout());
         let grad_out = Matrix::new(values(&gs, gl)?, rows, hidden);
 
-        let mut d_out = vec![0.0; hidden * q_width];
         let inner = Matrix::new(&mixed, rows, q_width);
-        multiply((&mut d_out, q_width), Into::Replace, 1.0, grad_out.t(), inner, Workers::All);
-        let mut d_mixed = Buffer::new(rows * q_width);
         let w_out_matrix = Matrix::new(values(&os, ol)?, hidden, q_width);
-        multiply((&mut d_mixed, q_width), Into::Replace, 1.0, grad_out, w_out_matrix, Workers::All);
+        let mut d_mixed = Buffer::new(rows * q_width);
+        let d_out = project_back(grad_out, inner, w_out_matrix, &mut d_mixed);
 
         let mut d_qkv = Buffer::zeroed(rows * width);
         let sequences = qkv.par_chunks(seq * width);
@@ -221,12 +219,10 @@ impl CustomOp3 for Attention {
         self.turn(&mut d_qkv, Rope::turn_back);
 
         let d_qkv = Matrix::new(&d_qkv, rows, width);
-        let mut d_in = vec![0.0; width * hidden];
         let x_matrix = Matrix::new(values(&xs, xl)?, rows, hidden);
-        multiply((&mut d_in, hidden), Into::Replace, 1.0, d_qkv.t(), x_matrix, Workers::All);
-        let mut dx = vec![0.0; rows * hidden];
         let w_in_matrix = Matrix::new(values(&is, il)?, width, hidden);
-        multiply((&mut dx, hidden), Into::Replace, 1.0, d_qkv, w_in_matrix, Workers::All);
+        let mut dx = vec![0.0; rows * hidden];
+        let d_in = project_back(d_qkv, x_matrix, w_in_matrix, &mut dx);
         let device = x.device();
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), device)?),

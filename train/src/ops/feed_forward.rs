@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{Mode, Saved, floats, values};
 use crate::buffer::Buffer;
 use crate::math::exp;
-use crate::matmul::{Into, Matrix, Workers, multiply};
+use crate::matmul::{Into, Matrix, Workers, multiply, project_back};
 
 /// Rows of one task.
 const ROWS: usize = 64;
@@ -96,23 +96,17 @@ impl CustomOp3 for FeedForward {
         let ((os, ol), (gs, gl)) = (w_out.storage_and_layout(), grad.storage_and_layout());
         let grad_out = Matrix::new(values(&gs, gl)?, rows, hidden);
 
-        let mut d_out = vec![0.0; hidden * ffn];
         let inner = Matrix::new(&product, rows, ffn);
-        multiply((&mut d_out, ffn), Into::Replace, 1.0, grad_out.t(), inner, Workers::All);
-
-        let mut d_product = Buffer::new(rows * ffn);
         let w_out_matrix = Matrix::new(values(&os, ol)?, hidden, ffn);
-        multiply((&mut d_product, ffn), Into::Replace, 1.0, grad_out, w_out_matrix, Workers::All);
+        let mut d_product = Buffer::new(rows * ffn);
+        let d_out = project_back(grad_out, inner, w_out_matrix, &mut d_product);
         gate_back(&mut gate_up, ffn, &d_product);
 
         let d_gate_up = Matrix::new(&gate_up, rows, wide);
-        let mut d_in = vec![0.0; wide * hidden];
         let x_matrix = Matrix::new(values(&xs, xl)?, rows, hidden);
-        multiply((&mut d_in, hidden), Into::Replace, 1.0, d_gate_up.t(), x_matrix, Workers::All);
-
-        let mut dx = vec![0.0; rows * hidden];
         let w_in_matrix = Matrix::new(values(&is, il)?, wide, hidden);
-        multiply((&mut dx, hidden), Into::Replace, 1.0, d_gate_up, w_in_matrix, Workers::All);
+        let mut dx = vec![0.0; rows * hidden];
+        let d_in = project_back(d_gate_up, x_matrix, w_in_matrix, &mut dx);
         let device = x.device();
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), device)?),
