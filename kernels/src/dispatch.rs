@@ -5,12 +5,12 @@ use std::marker::PhantomData;
 use crate::PANEL_ROWS;
 use crate::activation::{self, Activation, Place, Rows};
 use crate::attention::{self, Attend, AttendOut, HeadRowsMut};
-use crate::format::Format;
-use crate::isa::Isa;
+use crate::format::{self, Format, formats};
+use crate::isa::{Isa, instruction_sets};
 use crate::kv::{self, KvLayout};
-use crate::matmul::{self, Args, layout};
+use crate::matmul::{self, Args};
 use crate::ops::{self, Nonlinearity, RopeStyle};
-use crate::simd::portable::Portable;
+use crate::simd::*;
 
 /// Where a product goes: `rows` rows of `cols` floats, `stride` floats apart.
 #[derive(Debug)]
@@ -161,43 +161,29 @@ macro_rules! table_type {
 
 ops!(table_type);
 
-/// The products, in the order of [`Format::ALL`]: name, unfused name and format of floats; name and
-/// format of codes. A format is one row here.
-macro_rules! products {
-    ($then:ident $($with:tt)*) => { $then! { $($with)*
-        floats: f32 f32_unfused F32, f16 f16_unfused F16, bf16 bf16_unfused BF16;
-        codes: q8_0 Q8_0, q4_0 Q4_0, q4_1 Q4_1, q5_0 Q5_0, q5_1 Q5_1, q4_k Q4_K, q5_k Q5_K,
-            q6_k Q6_K;
-    } };
-}
-
 /// The entry points of one instruction set for the products, and their two lists.
 macro_rules! product_entries {
     ($features:tt, $token:expr, $max:literal, $from:literal, $fused:literal;
-     floats: $($float:ident $unfused:ident $number:ident),*;
-     codes: $($code:ident $format:ident),*;) => {
-        $(product_entries!(@one $features, $token, $float matmul $number $max $fused);)*
-        $(product_entries!(@one $features, $token, $unfused matmul $number $max false);)*
-        $(product_entries!(@one $features, $token, $code matmul_codes $format $max $from);)*
+     floats {
+        $($(#[$float_doc:meta])* $number:ident $float_file:ident $float:ident $unfused:ident;)*
+     } codes { $($(#[$doc:meta])* $format:ident $code:ident;)* }) => {
+        $(product_entries!(@one $features, $token,
+            $float matmul $float_file::$number, $max $fused);)*
+        $(product_entries!(@one $features, $token,
+            $unfused matmul $float_file::$number, $max false);)*
+        $(product_entries!(@one $features, $token,
+            $code matmul_codes $code::$format, $max $from);)*
 
         const FUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] = [$($float,)* $($code,)*];
         const UNFUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] = [$($unfused,)* $($code,)*];
-        const _: () = {
-            let order = [$(Format::$number,)* $(Format::$format,)*];
-            let mut i = 0;
-            while i < order.len() {
-                assert!(order[i] as usize == i, "the table's order is that of the formats");
-                i += 1;
-            }
-        };
     };
-    (@one [$($feature:literal),*], $token:expr,
-     $name:ident $product:ident $format:ident $first:literal $second:literal) => {
+    (@one [$($feature:tt),*], $token:expr,
+     $name:ident $product:ident $file:ident::$format:ident, $first:literal $second:literal) => {
         $(#[target_feature(enable = $feature)])*
         unsafe fn $name(a: &Args) {
             // SAFETY: the arguments are checked; the table is handed out on a CPU that has
             // these features.
-            unsafe { matmul::$product::<_, matmul::$format, $first, $second>($token, a) }
+            unsafe { matmul::$product::<_, format::$file::$format, $first, $second>($token, a) }
         }
     };
 }
@@ -226,7 +212,7 @@ macro_rules! entries {
             ..TABLE
         };
     };
-    (@one [$($feature:literal),*], $token:expr,
+    (@one [$($feature:tt),*], $token:expr,
      fn $name:ident($($arg:ident: $ty:ty),*) = $body:expr) => {
         $(#[target_feature(enable = $feature)])*
         #[allow(clippy::too_many_arguments, reason = "plain slices and their shapes")]
@@ -237,67 +223,42 @@ macro_rules! entries {
     };
 }
 
-/// The entry points of an instruction set: one function per op and format, each with the
-/// features enabled and everything else inlined into it. `rows`: how many rows of activations
-/// a product keeps in registers (2, 4, 8 or 12); `unpack`: from how many rows on codes are unpacked
-/// beforehand; `tile`: how many rows of queries; `fused`: whether there is a fused multiply-add.
-macro_rules! tier {
-    ($module:ident, $isa:ident, [$($feature:literal),*], $token:expr,
-     rows $max:literal, unpack $from:literal, tile $tile:literal, fused $fused:literal) => {
-        mod $module {
-            use super::*;
+/// The entry points of each instruction set: one function per op and format, each with the
+/// features enabled and everything else inlined into it.
+macro_rules! tiers {
+    ($($(#[$doc:meta])* $isa:ident $name:literal $module:ident ($cfg:meta) $features:tt
+       { $token:expr, rows $max:literal, unpack $from:literal, tile $tile:literal,
+         fused $fused:literal };)*) => {
+        $(
+            #[cfg($cfg)]
+            mod $module {
+                use super::*;
 
-            const TILE: usize = $tile;
-            const GROUP: usize = $max;
-            const FUSES: bool = $fused;
-            const _: () = assert!(ROW_BLOCK.is_multiple_of(GROUP), "whole tiles in a block");
+                const TILE: usize = $tile;
+                const GROUP: usize = $max;
+                const FUSES: bool = $fused;
+                const _: () = assert!(ROW_BLOCK.is_multiple_of(GROUP), "whole tiles in a block");
 
-            products!(product_entries [$($feature),*], $token, $max, $from, $fused;);
-            ops!(entries $isa, [$($feature),*], $token;);
+                formats!(product_entries $features, $token, $max, $from, $fused;);
+                ops!(entries $isa, $features, $token;);
+            }
+        )*
+
+        /// The tables of an instruction set, unfused and fused; `None` on other processors.
+        fn table(isa: Isa) -> Option<[&'static Kernels; 2]> {
+            match isa {
+                $(
+                    #[cfg($cfg)]
+                    Isa::$isa => Some([&$module::UNFUSED, &$module::FUSED]),
+                    #[cfg(not($cfg))]
+                    Isa::$isa => None,
+                )*
+            }
         }
     };
 }
 
-tier!(portable, Portable, [], Portable, rows 2, unpack 2, tile 2, fused false);
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::*;
-    use crate::simd::x86::{Avx2, Avx512, Avx512Vnni, AvxVnni, Sse2, Ssse3, Wide};
-
-    tier!(sse2, Sse2, ["sse2"], Wide::<_, 4>::new(Sse2), rows 2, unpack 2, tile 1, fused false);
-    tier!(ssse3, Ssse3, ["ssse3", "sse4.1"], Wide::<_, 4>::new(Ssse3), rows 2, unpack 2, tile 1, fused false);
-    tier!(avx, Avx, ["avx"], Wide::<_, 4>::new(Ssse3), rows 2, unpack 2, tile 1, fused false);
-    tier!(avx2, Avx2, ["avx2", "fma", "f16c"], Wide::<_, 2>::new(Avx2), rows 4, unpack 2, tile 2, fused true);
-    tier!(avx_vnni, AvxVnni, ["avx2", "fma", "f16c", "avxvnni"], Wide::<_, 2>::new(AvxVnni), rows 4, unpack 4, tile 2, fused true);
-    tier!(avx512, Avx512, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "fma", "f16c"],
-        Wide::<_, 1>::new(Avx512), rows 8, unpack 2, tile 8, fused true);
-    tier!(avx512_vnni, Avx512Vnni,
-        ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma", "f16c"],
-        Wide::<_, 1>::new(Avx512Vnni), rows 12, unpack 12, tile 8, fused true);
-
-    pub(super) fn table(isa: Isa) -> Option<[&'static Kernels; 2]> {
-        Some(match isa {
-            Isa::Sse2 => [&sse2::UNFUSED, &sse2::FUSED],
-            Isa::Ssse3 => [&ssse3::UNFUSED, &ssse3::FUSED],
-            Isa::Avx => [&avx::UNFUSED, &avx::FUSED],
-            Isa::Avx2 => [&avx2::UNFUSED, &avx2::FUSED],
-            Isa::AvxVnni => [&avx_vnni::UNFUSED, &avx_vnni::FUSED],
-            Isa::Avx512 => [&avx512::UNFUSED, &avx512::FUSED],
-            Isa::Avx512Vnni => [&avx512_vnni::UNFUSED, &avx512_vnni::FUSED],
-            _ => return None,
-        })
-    }
-}
-
-fn table(isa: Isa) -> Option<[&'static Kernels; 2]> {
-    match isa {
-        Isa::Portable => Some([&portable::UNFUSED, &portable::FUSED]),
-        #[cfg(target_arch = "x86_64")]
-        isa => x86::table(isa),
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => None,
-    }
-}
+instruction_sets!(tiers);
 
 impl Kernels {
     /// The kernels of `isa`; `None` if this processor does not run it.
@@ -377,7 +338,7 @@ impl Kernels {
                 panels: panels.as_ptr(),
                 n_panels,
                 panel_bytes,
-                units: k.div_ceil(layout::unit(format).0),
+                units: k.div_ceil(format.entry().unit.0),
                 chunk,
                 x: x.data[from * x.stride..].as_ptr(),
                 x_stride: x.stride,

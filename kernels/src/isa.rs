@@ -1,82 +1,89 @@
 //! The instruction sets, and which of them this processor has.
 
 use std::fmt;
+#[cfg(target_arch = "x86_64")]
+use std::is_x86_feature_detected as detected;
 use std::str::FromStr;
 
-/// A tier of the CPU, each with everything that the tiers before it have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Isa {
-    /// No SIMD intrinsics: any processor.
-    Portable,
-    /// Every x86-64.
-    Sse2,
-    /// SSSE3 and SSE4.1 (2008).
-    Ssse3,
-    /// 256-bit floats (2011).
-    Avx,
-    /// AVX2, FMA and F16C (2013).
-    Avx2,
-    /// AVX2 with VNNI in 256 bits.
-    AvxVnni,
-    /// AVX-512 F, BW, DQ and VL (2017).
-    Avx512,
-    /// AVX-512 with VNNI (2019).
-    Avx512Vnni,
+/// The instruction sets, worst first, a row each: name, the name that users type, the module of its
+/// entry points, where it exists, the features that it needs, and how its kernels are made: the
+/// token of its `Simd`, the `rows` of activations that a product keeps in registers (2, 4, 8 or 12),
+/// from how many rows on codes are unpacked beforehand, the rows of queries in a `tile` of attention,
+/// and whether there is a fused multiply-add. Everything else follows from the row.
+macro_rules! instruction_sets {
+    ($then:ident) => {
+        $then! {
+            /// No SIMD intrinsics: any processor.
+            Portable "portable" portable (all()) []
+                { Portable, rows 2, unpack 2, tile 2, fused false };
+            /// Every x86-64.
+            Sse2 "sse2" sse2 (target_arch = "x86_64") ["sse2"]
+                { Wide::<_, 4>::new(Sse2), rows 2, unpack 2, tile 1, fused false };
+            /// SSSE3 and SSE4.1 (2008).
+            Ssse3 "ssse3" ssse3 (target_arch = "x86_64") ["ssse3", "sse4.1"]
+                { Wide::<_, 4>::new(Ssse3), rows 2, unpack 2, tile 1, fused false };
+            /// 256-bit floats (2011).
+            Avx "avx" avx (target_arch = "x86_64") ["ssse3", "sse4.1", "avx"]
+                { Wide::<_, 4>::new(Ssse3), rows 2, unpack 2, tile 1, fused false };
+            /// AVX2, FMA and F16C (2013).
+            Avx2 "avx2" avx2 (target_arch = "x86_64") ["avx", "avx2", "fma", "f16c"]
+                { Wide::<_, 2>::new(Avx2), rows 4, unpack 2, tile 2, fused true };
+            /// AVX2 with VNNI in 256 bits.
+            AvxVnni "avx-vnni" avx_vnni (target_arch = "x86_64")
+                ["avx", "avx2", "fma", "f16c", "avxvnni"]
+                { Wide::<_, 2>::new(AvxVnni), rows 4, unpack 4, tile 2, fused true };
+            /// AVX-512 F, BW, DQ and VL (2017).
+            Avx512 "avx512" avx512 (target_arch = "x86_64")
+                ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"]
+                { Wide::<_, 1>::new(Avx512), rows 8, unpack 2, tile 8, fused true };
+            /// AVX-512 with VNNI (2019).
+            Avx512Vnni "avx512-vnni" avx512_vnni (target_arch = "x86_64")
+                ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"]
+                { Wide::<_, 1>::new(Avx512Vnni), rows 12, unpack 12, tile 8, fused true };
+        }
+    };
+}
+pub(crate) use instruction_sets;
+
+macro_rules! isa_type {
+    ($($(#[$doc:meta])* $isa:ident $name:literal $module:ident ($cfg:meta)
+       [$($feature:tt),*] $kernels:tt;)*) => {
+        /// A tier of the CPU, each with everything that the tiers before it have.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Isa {
+            $($(#[$doc])* $isa,)*
+        }
+
+        impl Isa {
+            /// Every tier that the engine knows, worst first.
+            pub const ALL: &'static [Self] = &[$(Self::$isa,)*];
+
+            /// The name that `--isa` and `GOLDCREST_ISA` take.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$isa => $name,)*
+                }
+            }
+
+            /// Whether this processor and its operating system run the tier.
+            pub fn is_supported(self) -> bool {
+                match self {
+                    $(
+                        #[cfg($cfg)]
+                        Self::$isa => true $(&& detected!($feature))*,
+                        #[cfg(not($cfg))]
+                        Self::$isa => false,
+                    )*
+                }
+            }
+        }
+    };
 }
 
+instruction_sets!(isa_type);
+
 impl Isa {
-    /// Every tier that the engine knows, worst first.
-    pub const ALL: &'static [Self] = &[
-        Self::Portable,
-        Self::Sse2,
-        Self::Ssse3,
-        Self::Avx,
-        Self::Avx2,
-        Self::AvxVnni,
-        Self::Avx512,
-        Self::Avx512Vnni,
-    ];
-
-    /// The name that `--isa` and `GOLDCREST_ISA` take.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            Self::Sse2 => "sse2",
-            Self::Ssse3 => "ssse3",
-            Self::Avx => "avx",
-            Self::Avx2 => "avx2",
-            Self::AvxVnni => "avx-vnni",
-            Self::Avx512 => "avx512",
-            Self::Avx512Vnni => "avx512-vnni",
-        }
-    }
-
-    /// Whether this processor and its operating system run the tier.
-    #[cfg(target_arch = "x86_64")]
-    pub fn is_supported(self) -> bool {
-        macro_rules! has {
-            ($($feature:tt),*) => { $(std::is_x86_feature_detected!($feature))&&* };
-        }
-        match self {
-            Self::Portable | Self::Sse2 => true,
-            Self::Ssse3 => has!("ssse3", "sse4.1"),
-            Self::Avx => has!("ssse3", "sse4.1", "avx"),
-            Self::Avx2 => has!("avx", "avx2", "fma", "f16c"),
-            Self::AvxVnni => has!("avx", "avx2", "fma", "f16c", "avxvnni"),
-            Self::Avx512 => {
-                has!("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl")
-            }
-            Self::Avx512Vnni => Self::Avx512.is_supported() && has!("avx512vnni"),
-        }
-    }
-
-    /// Whether this processor and its operating system run the tier.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub fn is_supported(self) -> bool {
-        self == Self::Portable
-    }
-
     /// The tiers that this processor runs, worst first.
     pub fn supported() -> impl Iterator<Item = Self> {
         Self::ALL.iter().copied().filter(|isa| isa.is_supported())

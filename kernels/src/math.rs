@@ -155,7 +155,7 @@ pub(crate) unsafe fn gelu_erf<S: Simd>(s: S, x: S::F) -> S::F {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::simd::{LANES, portable::Portable};
+    use crate::simd::{LANES, Portable};
 
     fn map<S: Simd>(s: S, xs: &[f32], f: unsafe fn(S, S::F) -> S::F) -> Vec<f32> {
         let mut out = vec![0.0; xs.len().next_multiple_of(LANES)];

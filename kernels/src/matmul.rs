@@ -4,8 +4,6 @@
 //! each once, the instruction sets in [`crate::simd`], each once.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of every kernel is `Args`'")]
 
-pub(crate) mod layout;
-
 /// `each!(i < n => body)`: the body for i = 0, 1, ..., n - 1. With a literal it is written out
 /// here; else it is a loop short enough for the compiler to unroll, so that arrays of vectors
 /// indexed by `i` live in registers. (Writing the rows out as well made the crate take ten
@@ -27,18 +25,17 @@ macro_rules! each {
     } )* };
 }
 
-mod float;
-mod k_quant;
-mod simple;
+pub(crate) use each;
+
+pub(crate) mod affine;
+pub(crate) mod float;
+pub(crate) mod simple;
 
 use std::mem::MaybeUninit;
 
+use crate::format::Definition;
 use crate::ops;
 use crate::simd::{LANES, Simd};
-
-pub(crate) use float::{BF16, F16, F32};
-pub(crate) use k_quant::{Q4_K, Q5_K, Q6_K};
-pub(crate) use simple::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 
 /// One product: panels times rows. Built by [`Kernels::matmul`](crate::Kernels::matmul), which
 /// checks the lengths.
@@ -82,22 +79,22 @@ pub(crate) trait Weight {
 
 /// A format of codes. Its inner loop reads them from the panel, or from a unit unpacked beforehand
 /// for many rows; a row gets the same bits either way.
-pub(crate) trait Quantized {
+pub(crate) trait Quantized: Definition {
     /// A unit ready for the dot products: larger than the panel's, and decoded once for all rows.
     type Unit<S: Simd>: Copy;
     /// Units that are unpacked at a time; together about 10 KB, so that they stay in the
     /// first-level cache beside the activations.
     const UNITS: usize;
     /// Bytes of a unit in the panel.
-    const UNIT_BYTES: usize;
+    const UNIT_BYTES: usize = Self::UNIT.1;
     /// Bytes of the activations of a unit.
-    const RECORD: usize;
+    const RECORD: usize = Self::ACTIVATION.record_bytes();
 
     /// Writes all of `out`. (Returned by value, a unit of a K-quant was cleared and copied.)
     ///
     /// # Safety
     /// `unit` is valid for a unit, `out` for writes; the CPU has the instruction set of `s`.
-    unsafe fn unpack<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>);
+    unsafe fn decode<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>);
 
     /// Adds one unit's part of `MR` rows, whose records lie side by side.
     ///
@@ -201,7 +198,7 @@ unsafe fn unpacked<S: Simd, W: Quantized, const MAX: usize>(
     let mut part: [MaybeUninit<W::Unit<S>>; 8] = [const { MaybeUninit::uninit() }; 8];
     let mut u = 0;
     while u < units {
-        W::unpack(s, panel.add((from + u) * W::UNIT_BYTES), part[u].as_mut_ptr());
+        W::decode(s, panel.add((from + u) * W::UNIT_BYTES), part[u].as_mut_ptr());
         u += 1;
     }
     let part = Part {
@@ -290,6 +287,20 @@ unsafe fn prefetch<S: Simd>(s: S, at: *const u8, bytes: usize) {
         s.prefetch_far(at.wrapping_add(AHEAD.1 + line));
         line += 64;
     }
+}
+
+/// Fetches an eighth of a unit of `bytes`, in whole lines, ahead of block `b` of eight: the blocks
+/// in turn fetch all of it, with what stands beside the codes.
+#[inline(always)]
+pub(crate) unsafe fn fetch_part<S: Simd>(s: S, unit: *const u8, bytes: usize, b: usize) {
+    let part = bytes.div_ceil(8).next_multiple_of(64);
+    prefetch(s, unit.add(b * part), part);
+}
+
+/// Where the codes of a unit of 256 values come from; what else it has is the format's.
+pub(crate) trait Codes<S: Simd>: Copy {
+    unsafe fn fetch(self, s: S, b: usize);
+    unsafe fn codes(self, s: S, b: usize, j: usize) -> S::U8;
 }
 
 /// Sixteen floats at `p`, of which only `cols` exist.

@@ -49,6 +49,13 @@ impl Scales {
     }
 }
 
+/// Sets every half float that scales a block.
+fn put_scales(format: Format, block: &mut [u8], mut scale: impl FnMut() -> f16) {
+    for &at in format.scale_offsets() {
+        block[at..at + 2].copy_from_slice(&scale().to_le_bytes());
+    }
+}
+
 /// A row of random codes in the file's layout, with the scales asked for.
 fn random_row(format: Format, k: usize, scales: Scales, random: &mut Random) -> Vec<u8> {
     let mut row = vec![0u8; format.row_bytes(k).unwrap()];
@@ -56,19 +63,12 @@ fn random_row(format: Format, k: usize, scales: Scales, random: &mut Random) -> 
         for b in block.iter_mut() {
             *b = random.next() as u8;
         }
-        let mut scale = || scales.draw(random).to_le_bytes();
         match format {
             Format::F32 => block.copy_from_slice(&random.float().to_le_bytes()),
-            Format::F16 => block.copy_from_slice(&scale()),
             Format::BF16 => {
                 block.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes());
             }
-            Format::Q8_0 | Format::Q4_0 | Format::Q5_0 => block[..2].copy_from_slice(&scale()),
-            Format::Q6_K => block[208..].copy_from_slice(&scale()),
-            _ => {
-                block[..2].copy_from_slice(&scale());
-                block[2..4].copy_from_slice(&scale());
-            }
+            _ => put_scales(format, block, || scales.draw(random)),
         }
     }
     row
@@ -265,18 +265,8 @@ fn extreme_codes_do_not_overflow() {
                 let mut case = Case::new(format, k, 16, 3, Scales::Usual, 7);
                 for row in &mut case.weights {
                     for block in row.chunks_exact_mut(format.block_bytes()) {
-                        let scale = f16::from_f32(0.5).to_le_bytes();
                         block.fill(byte);
-                        match format {
-                            Format::Q6_K => block[208..].copy_from_slice(&scale),
-                            Format::Q8_0 | Format::Q4_0 | Format::Q5_0 => {
-                                block[..2].copy_from_slice(&scale);
-                            }
-                            _ => {
-                                block[..2].copy_from_slice(&scale);
-                                block[2..4].copy_from_slice(&scale);
-                            }
-                        }
+                        put_scales(format, block, || f16::from_f32(0.5));
                     }
                 }
                 pack_panel(format, k, &case.weights.concat(), &mut case.panels);

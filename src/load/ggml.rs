@@ -154,6 +154,12 @@ mod tests {
             assert_eq!(GgmlType::from_id(ty.id()), Some(ty));
             assert!(removed_name(ty.id()).is_none());
             assert!(ty.scale_offsets().iter().all(|at| at + 2 <= ty.block_bytes()), "{ty}");
+            if let Some(format) = ty.kernel_format() {
+                assert_eq!(
+                    (ty.block_len(), ty.block_bytes()),
+                    (format.block_len(), format.block_bytes())
+                );
+            }
         }
         for &(id, _) in REMOVED {
             assert_eq!(GgmlType::from_id(id), None);

@@ -1,29 +1,139 @@
 //! The formats of 32 values with one scale: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1.
+//!
+//! A block of the file is the scale, perhaps a minimum, perhaps 32 fifth bits, and the codes; a
+//! byte of nibbles has k and k + 16. A unit of a panel is two blocks, so that every unit begins on
+//! a cache line:
+//!
+//! ```text
+//! codes of block 0 | codes of block 1 | scales of 0, of 1 (16 f16 each) | minima of 0, of 1
+//! ```
+//!
+//! Fifth bits are one vector after the nibbles of a block: bit j of byte c of a lane is k = 4 j + c.
 
-use super::layout::{self, HALVES, NIBBLES, VECTOR};
+use std::marker::PhantomData;
+
 use super::{Quantized, prefetch};
-use crate::activation::{Q8_RECORD, q8};
-use crate::format::Format;
-use crate::simd::{MAGIC, Simd};
+use crate::activation::{Activation, Q8_RECORD, q8};
+use crate::format::{Definition, Quantize};
+use crate::panel::{BLOCK, HALVES, NIBBLES, Stack, VECTOR, code, code_bytes, half_at, spread};
+use crate::simd::{LANES, MAGIC, Simd};
 
-/// What distinguishes these formats: how codes are read and multiplied.
+/// What distinguishes these formats: what a code is, how it is read and multiplied.
 pub(crate) trait Blocks {
-    const FORMAT: Format;
-    /// Whether narrow accumulators must be widened after half a block.
-    const FLUSH: bool;
+    /// Bits of a code: 4, 5 or 8.
+    const BITS: u32;
+    /// Whether a block has a minimum.
+    const MIN: bool;
+    const QUANTIZE: Option<Quantize> = None;
     /// Codes of four values in sixteen rows, ready for [`dot`](Self::dot).
     type Codes<S: Simd>: Copy;
     /// Running dot products.
     type Dots<S: Simd>: Copy;
+
+    /// What a code stands for, in scales.
+    fn value(code: u8) -> i32;
 
     /// Group `j` (values `4 j .. 4 j + 4`) of a packed block.
     unsafe fn codes<S: Simd>(s: S, block: *const u8, j: usize) -> Self::Codes<S>;
     /// Dot products of no codes yet, for block `b` of the record `x`.
     unsafe fn start<S: Simd>(s: S, x: *const u8, b: usize) -> Self::Dots<S>;
     unsafe fn dot<S: Simd>(s: S, dots: Self::Dots<S>, w: Self::Codes<S>, x: S::X) -> Self::Dots<S>;
+    /// Widens narrow sums; called after half a block of five-bit codes.
     unsafe fn flush<S: Simd>(s: S, dots: Self::Dots<S>) -> Self::Dots<S>;
     /// The dot products, above [`MAGIC`].
     unsafe fn finish<S: Simd>(s: S, dots: Self::Dots<S>, x: *const u8, b: usize) -> S::I;
+}
+
+/// A format of such blocks.
+pub(crate) struct Simple<W>(PhantomData<W>);
+
+impl<W: Blocks> Simple<W> {
+    /// Where a block of the file has its fifth bits, and where its codes.
+    const HIGH: usize = if W::MIN { 4 } else { 2 };
+    const CODES: usize = if W::BITS == 5 { Self::HIGH + 4 } else { Self::HIGH };
+    /// Bytes of a packed block's codes.
+    const PACKED: usize = code_bytes(W::BITS);
+
+    /// Bytes of a panel's scale `b` of row `lane`.
+    fn scale_at(lane: usize, b: usize) -> usize {
+        2 * Self::PACKED + b * HALVES + 2 * lane
+    }
+}
+
+impl<W: Blocks> Definition for Simple<W> {
+    const BLOCK: (usize, usize) =
+        (BLOCK, Self::CODES + if W::BITS == 8 { BLOCK } else { BLOCK / 2 });
+    const SCALES: &'static [usize] = if W::MIN { &[0, 2] } else { &[0] };
+    const UNIT: (usize, usize) =
+        (2 * BLOCK, 2 * Self::PACKED + if W::MIN { 4 } else { 2 } * HALVES);
+    const ACTIVATION: Activation = Activation::Q8;
+    const QUANTIZE: Option<Quantize> = W::QUANTIZE;
+
+    fn dequantize(block: &[u8], out: &mut [f32]) {
+        let scale = half_at(block, 0);
+        let minimum = if W::MIN { half_at(block, 2) } else { 0.0 };
+        let codes = &block[Self::CODES..];
+        for (i, out) in out.iter_mut().enumerate() {
+            let code = match W::BITS {
+                8 => codes[i],
+                bits => {
+                    let low = codes[i % 16] >> (i / 16 * 4) & 15;
+                    let high = if bits == 5 { block[Self::HIGH + i / 8] >> (i % 8) & 1 } else { 0 };
+                    low | high << 4
+                }
+            };
+            let value = scale * W::value(code) as f32;
+            *out = if W::MIN { value + minimum } else { value };
+        }
+    }
+
+    fn pack(rows: &Stack<'_>, panel: &mut [u8]) {
+        let (mut at, block_bytes) = (0, Self::BLOCK.1);
+        for unit in panel.chunks_exact_mut(Self::UNIT.1) {
+            for b in 0..2 {
+                for lane in 0..LANES {
+                    let scale = Self::scale_at(lane, b);
+                    unit[scale..scale + 2].copy_from_slice(rows.bytes::<2>(lane, at));
+                    if W::MIN {
+                        let min = scale + 2 * HALVES;
+                        unit[min..min + 2].copy_from_slice(rows.bytes::<2>(lane, at + 2));
+                    }
+                }
+                let out = &mut unit[b * Self::PACKED..][..Self::PACKED];
+                for (i, out) in out.as_chunks_mut::<NIBBLES>().0.iter_mut().enumerate() {
+                    spread(|lane| *rows.bytes::<16>(lane, at + Self::CODES + 16 * i), out);
+                }
+                if W::BITS == 5 {
+                    for (lane, out) in out[NIBBLES..].as_chunks_mut::<4>().0.iter_mut().enumerate()
+                    {
+                        *out = fifth_bits_of(*rows.bytes::<4>(lane, at + Self::HIGH));
+                    }
+                }
+                at += block_bytes;
+            }
+        }
+    }
+
+    fn unpack(unit: &[u8], lane: usize, out: &mut [f32]) {
+        for (b, out) in out.chunks_mut(BLOCK).enumerate() {
+            let at = Self::scale_at(lane, b);
+            let scale = half_at(unit, at);
+            let minimum = if W::MIN { half_at(unit, at + 2 * HALVES) } else { 0.0 };
+            let codes = &unit[b * Self::PACKED..];
+            for (i, out) in out.iter_mut().enumerate() {
+                let value = scale * W::value(code(W::BITS, codes, lane, i)) as f32;
+                *out = if W::MIN { value + minimum } else { value };
+            }
+        }
+    }
+}
+
+/// The fifth bits of 32 values, bit k of a word, as a lane of their vector.
+fn fifth_bits_of(bits: [u8; 4]) -> [u8; 4] {
+    let bits = u32::from_le_bytes(bits);
+    // The product has four bits seven apart; the mask leaves the lowest of each byte.
+    let group = |j: u32| ((bits >> (4 * j) & 15) * 0x0020_4081 & 0x0101_0101) << j;
+    (0..8).fold(0, |all, j| all | group(j)).to_le_bytes()
 }
 
 /// Where a unit's codes and scales come from.
@@ -41,21 +151,21 @@ struct Packed(*const u8);
 impl<S: Simd, W: Blocks> Source<S, W> for Packed {
     #[inline(always)]
     unsafe fn fetch(self, s: S, b: usize) {
-        let half = layout::unit(W::FORMAT).1 / 2;
+        let half = Simple::<W>::UNIT.1 / 2;
         prefetch(s, self.0.add(b * half), half);
     }
     #[inline(always)]
     unsafe fn codes(self, s: S, b: usize, j: usize) -> W::Codes<S> {
-        W::codes(s, self.0.add(b * layout::code_bytes(W::FORMAT)), j)
+        W::codes(s, self.0.add(b * Simple::<W>::PACKED), j)
     }
     #[inline(always)]
     unsafe fn scale(self, s: S, b: usize) -> S::Factor {
-        let scales = self.0.add(2 * layout::code_bytes(W::FORMAT));
-        s.factor(s.f_load_f16(scales.add(b * HALVES).cast()))
+        let scales = self.0.add(2 * Simple::<W>::PACKED);
+        s.factors(scales.add(b * HALVES).cast())
     }
     #[inline(always)]
     unsafe fn min(self, s: S, b: usize) -> S::F {
-        let minima = self.0.add(2 * layout::code_bytes(W::FORMAT) + 2 * HALVES);
+        let minima = self.0.add(2 * Simple::<W>::PACKED + 2 * HALVES);
         s.f_load_f16(minima.add(b * HALVES).cast())
     }
 }
@@ -106,7 +216,7 @@ unsafe fn add_unit<S: Simd, W: Blocks, const MR: usize>(
                 let x = x.add(m * Q8_RECORD + 32 * b + 4 * j);
                 dots[m] = W::dot(s, dots[m], w, s.x_load(x.cast()));
             });
-            if W::FLUSH && j == 3 {
+            if W::BITS == 5 && j == 3 {
                 each!(m < MR => { dots[m] = W::flush(s, dots[m]); });
             }
         });
@@ -117,7 +227,7 @@ unsafe fn add_unit<S: Simd, W: Blocks, const MR: usize>(
             let x_scale = s.f_splat_at(x.add(q8::SCALE + 4 * b).cast());
             acc[m] = s.f_add(acc[m], s.f_mul(product, x_scale));
         });
-        if layout::has_min(W::FORMAT) {
+        if W::MIN {
             let min = unit.min(s, b);
             each!(m < MR => {
                 let sum = s.f_splat_at(x.add(m * Q8_RECORD + q8::SCALED_SUM + 4 * b).cast());
@@ -127,55 +237,67 @@ unsafe fn add_unit<S: Simd, W: Blocks, const MR: usize>(
     });
 }
 
-/// A format of nibbles, perhaps with a fifth bit; `start` is where the activations keep what the
-/// codes' offset makes of their sums.
-macro_rules! nibble_format {
-    ($($name:ident: start $start:expr;)*) => { $(
-        #[doc = concat!("Kernels of ", stringify!($name), ".")]
-        #[allow(non_camel_case_types, reason = "formats keep the GGUF spelling")]
-        pub(crate) struct $name;
-
-        impl Blocks for $name {
-            const FORMAT: Format = Format::$name;
-            const FLUSH: bool = layout::high_bytes(Format::$name) > 0;
-            type Codes<S: Simd> = S::U8;
-            type Dots<S: Simd> = S::Acc;
-
-            #[inline(always)]
-            unsafe fn codes<S: Simd>(s: S, block: *const u8, j: usize) -> S::U8 {
-                let codes = nibbles(s, block, j);
-                s.prep_u(if Self::FLUSH { fifth_bits(s, block, j, codes) } else { codes })
-            }
-            #[inline(always)]
-            unsafe fn start<S: Simd>(s: S, x: *const u8, b: usize) -> S::Acc {
-                s.acc_start(start_at($start, x, b))
-            }
-            #[inline(always)]
-            unsafe fn dot<S: Simd>(s: S, dots: S::Acc, w: S::U8, x: S::X) -> S::Acc {
-                s.dot_u(dots, w, x)
-            }
-            #[inline(always)]
-            unsafe fn flush<S: Simd>(s: S, dots: S::Acc) -> S::Acc {
-                s.flush(dots)
-            }
-            #[inline(always)]
-            unsafe fn finish<S: Simd>(s: S, dots: S::Acc, x: *const u8, b: usize) -> S::I {
-                s.finish(dots, start_at($start, x, b))
-            }
-        }
-    )* };
+/// Unsigned codes of a nibble, perhaps with a fifth bit.
+pub(crate) trait Nibbles {
+    /// Bits of a code, 4 or 5.
+    const BITS: u32;
+    /// What a code has above its value: 0, 8 or 16.
+    const OFFSET: i32;
+    /// Whether a block has a minimum.
+    const MIN: bool;
+    const QUANTIZE: Option<Quantize> = None;
 }
 
-nibble_format! {
-    Q4_0: start Some(q8::MINUS_8);
-    Q4_1: start None;
-    Q5_0: start Some(q8::MINUS_16);
-    Q5_1: start None;
+/// How such codes are multiplied.
+pub(crate) struct Unsigned<N>(PhantomData<N>);
+
+impl<N: Nibbles> Unsigned<N> {
+    /// Where the activations keep what the codes' offset makes of their sums.
+    const START: Option<usize> = match N::OFFSET {
+        0 => None,
+        8 => Some(q8::MINUS_8),
+        16 => Some(q8::MINUS_16),
+        _ => panic!("activations have no such field"),
+    };
+}
+
+impl<N: Nibbles> Blocks for Unsigned<N> {
+    const BITS: u32 = N::BITS;
+    const MIN: bool = N::MIN;
+    const QUANTIZE: Option<Quantize> = N::QUANTIZE;
+    type Codes<S: Simd> = S::U8;
+    type Dots<S: Simd> = S::Acc;
+
+    fn value(code: u8) -> i32 {
+        i32::from(code) - N::OFFSET
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, block: *const u8, j: usize) -> S::U8 {
+        let codes = nibbles(s, block, j);
+        s.prep_u(if N::BITS == 5 { fifth_bits(s, block, j, codes) } else { codes })
+    }
+    #[inline(always)]
+    unsafe fn start<S: Simd>(s: S, x: *const u8, b: usize) -> S::Acc {
+        s.acc_start(start_at(Self::START, x, b))
+    }
+    #[inline(always)]
+    unsafe fn dot<S: Simd>(s: S, dots: S::Acc, w: S::U8, x: S::X) -> S::Acc {
+        s.dot_u(dots, w, x)
+    }
+    #[inline(always)]
+    unsafe fn flush<S: Simd>(s: S, dots: S::Acc) -> S::Acc {
+        s.flush(dots)
+    }
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(s: S, dots: S::Acc, x: *const u8, b: usize) -> S::I {
+        s.finish(dots, start_at(Self::START, x, b))
+    }
 }
 
 /// The start of block `b`: a field of the record, or [`MAGIC`] alone for codes without an offset.
 #[inline(always)]
-unsafe fn start_at(field: Option<usize>, x: *const u8, b: usize) -> *const i32 {
+pub(crate) unsafe fn start_at(field: Option<usize>, x: *const u8, b: usize) -> *const i32 {
     match field {
         Some(at) => x.add(at + 4 * b).cast(),
         None => const { &MAGIC },
@@ -184,14 +306,14 @@ unsafe fn start_at(field: Option<usize>, x: *const u8, b: usize) -> *const i32 {
 
 /// The nibbles of group `j`.
 #[inline(always)]
-pub(super) unsafe fn nibbles<S: Simd>(s: S, block: *const u8, j: usize) -> S::B {
+pub(crate) unsafe fn nibbles<S: Simd>(s: S, block: *const u8, j: usize) -> S::B {
     let both = s.b_load(block.add(j % 4 * VECTOR));
     s.b_and(if j < 4 { both } else { s.b_shr::<4>(both) }, s.b_splat(15))
 }
 
 /// Adds the fifth bits of group `j`: bit j of each byte moves to bit 4.
 #[inline(always)]
-pub(super) unsafe fn fifth_bits<S: Simd>(s: S, block: *const u8, j: usize, low: S::B) -> S::B {
+pub(crate) unsafe fn fifth_bits<S: Simd>(s: S, block: *const u8, j: usize, low: S::B) -> S::B {
     let bits = s.b_load(block.add(NIBBLES));
     let moved = match j {
         0 => s.b_shl::<4>(bits),
@@ -206,83 +328,39 @@ pub(super) unsafe fn fifth_bits<S: Simd>(s: S, block: *const u8, j: usize, low: 
     s.b_or(low, s.b_and(moved, s.b_splat(16)))
 }
 
-/// Kernels of Q8_0.
-#[allow(non_camel_case_types, reason = "formats keep the GGUF spelling")]
-pub(crate) struct Q8_0;
-
-impl Blocks for Q8_0 {
-    const FORMAT: Format = Format::Q8_0;
-    const FLUSH: bool = false;
-    type Codes<S: Simd> = S::S8;
-    type Dots<S: Simd> = S::I;
+impl<W: Blocks> Quantized for Simple<W> {
+    type Unit<S: Simd> = Unpacked<W::Codes<S>, S::Factor, S::F>;
+    const UNITS: usize = 8;
 
     #[inline(always)]
-    unsafe fn codes<S: Simd>(s: S, block: *const u8, j: usize) -> S::S8 {
-        s.prep_s(s.b_load(block.add(j * VECTOR)))
+    unsafe fn decode<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>) {
+        let packed = Packed(unit);
+        each!(b < 2 => {
+            Source::<S, W>::fetch(packed, s, b);
+            each!(j < 8 => {
+                (*out).codes[b][j] = Source::<S, W>::codes(packed, s, b, j);
+            });
+            (*out).scale[b] = Source::<S, W>::scale(packed, s, b);
+            (*out).min[b] =
+                if W::MIN { Source::<S, W>::min(packed, s, b) } else { s.f_splat(0.0) };
+        });
     }
     #[inline(always)]
-    unsafe fn start<S: Simd>(s: S, x: *const u8, b: usize) -> S::I {
-        let biased = if S::S8_BIAS == 0 { None } else { Some(q8::MINUS_128) };
-        s.i_splat_at(start_at(biased, x, b))
+    unsafe fn add<S: Simd, const MR: usize>(
+        s: S,
+        unit: &Self::Unit<S>,
+        x: *const u8,
+        acc: &mut [S::F; MR],
+    ) {
+        add_unit::<S, W, MR>(s, unit, x, acc);
     }
     #[inline(always)]
-    unsafe fn dot<S: Simd>(s: S, dots: S::I, w: S::S8, x: S::X) -> S::I {
-        s.dot_s(dots, w, x)
-    }
-    #[inline(always)]
-    unsafe fn flush<S: Simd>(_s: S, dots: S::I) -> S::I {
-        dots
-    }
-    #[inline(always)]
-    unsafe fn finish<S: Simd>(_s: S, dots: S::I, _x: *const u8, _b: usize) -> S::I {
-        dots
+    unsafe fn add_packed<S: Simd, const MR: usize>(
+        s: S,
+        unit: *const u8,
+        x: *const u8,
+        acc: &mut [S::F; MR],
+    ) {
+        add_unit::<S, W, MR>(s, Packed(unit), x, acc);
     }
 }
-
-macro_rules! products {
-    ($($name:ident)*) => { $(
-        impl Quantized for $name {
-            type Unit<S: Simd> = Unpacked<<Self as Blocks>::Codes<S>, S::Factor, S::F>;
-            const UNITS: usize = 8;
-            const UNIT_BYTES: usize = layout::unit(Format::$name).1;
-            const RECORD: usize = Q8_RECORD;
-
-            #[inline(always)]
-            unsafe fn unpack<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>) {
-                let packed = Packed(unit);
-                each!(b < 2 => {
-                    Source::<S, Self>::fetch(packed, s, b);
-                    each!(j < 8 => {
-                        (*out).codes[b][j] = Source::<S, Self>::codes(packed, s, b, j);
-                    });
-                    (*out).scale[b] = Source::<S, Self>::scale(packed, s, b);
-                    (*out).min[b] = if layout::has_min(Format::$name) {
-                        Source::<S, Self>::min(packed, s, b)
-                    } else {
-                        s.f_splat(0.0)
-                    };
-                });
-            }
-            #[inline(always)]
-            unsafe fn add<S: Simd, const MR: usize>(
-                s: S,
-                unit: &Self::Unit<S>,
-                x: *const u8,
-                acc: &mut [S::F; MR],
-            ) {
-                add_unit::<S, Self, MR>(s, unit, x, acc);
-            }
-            #[inline(always)]
-            unsafe fn add_packed<S: Simd, const MR: usize>(
-                s: S,
-                unit: *const u8,
-                x: *const u8,
-                acc: &mut [S::F; MR],
-            ) {
-                add_unit::<S, Self, MR>(s, Packed(unit), x, acc);
-            }
-        }
-    )* };
-}
-
-products! { Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 }

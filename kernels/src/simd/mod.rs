@@ -5,9 +5,13 @@
 //! instruction set holds each as several registers, so a kernel is written once and gives the
 //! same bits on all of them.
 
-pub(crate) mod portable;
+mod portable;
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod x86;
+mod x86;
+
+pub(crate) use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::*;
 
 /// Lanes of [`Simd::F`] and [`Simd::I`], and rows of a panel.
 pub(crate) const LANES: usize = 16;
@@ -105,9 +109,8 @@ pub(crate) unsafe trait Simd: Copy {
     /// Adds products of sixteen pairs of `i16` (`a` holds them as `i32` lanes).
     unsafe fn dot_pairs(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
-    /// Makes factors ready; they have at most 22 significant bits, as half floats do. An infinite
-    /// one makes every product NaN.
-    unsafe fn factor(self, w: Self::F) -> Self::Factor;
+    /// Sixteen half floats as factors. An infinite one makes every product NaN.
+    unsafe fn factors(self, p: *const u16) -> Self::Factor;
     /// `(dots - MAGIC) * factor`, rounded once; the dot products have at most 22 bits.
     ///
     /// With a fused multiply-add that is one instruction: `1.5 * 2^23 * w` is exact, so

@@ -152,7 +152,8 @@ unsafe impl Simd for Portable {
         self.i_to_f(self.i_add(a, b))
     }
     #[inline(always)]
-    unsafe fn factor(self, w: Self::F) -> Self::Factor {
+    unsafe fn factors(self, p: *const u16) -> Self::Factor {
+        let w = self.f_load_f16(p);
         // Of an infinity NaN, of any other number itself.
         lanes!(i => if w[i].is_finite() { w[i] } else { f32::NAN })
     }

@@ -37,6 +37,7 @@ macro_rules! lift {
         out
     }};
 }
+use lift;
 
 /// Instructions on one register of `BYTES` bytes; the names and contracts are those of [`Simd`].
 ///
@@ -113,6 +114,12 @@ pub(crate) unsafe trait Reg: Copy {
     unsafe fn load_f16s<const N: usize>(p: *const u16) -> [Self::F; N] {
         lift!(r => Self::load_f16(p.add(r * Self::BYTES / 4)))
     }
+    /// Sixteen half floats as factors.
+    #[inline(always)]
+    unsafe fn factors<const N: usize>(p: *const u16) -> [Self::Factor; N] {
+        let w = Self::load_f16s::<N>(p);
+        lift!(r => Self::factor(w[r]))
+    }
     unsafe fn store_f16(p: *mut u16, a: Self::F);
     unsafe fn load_bf16(p: *const u16) -> Self::F;
 }
@@ -176,7 +183,6 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
         sum24_join(a: Sum24, b: Sum24) -> F = sum24_join;
         prep_s(w: B) -> S8 = prep_s;
         dot_pairs(acc: I, a: I, b: I) -> I = dot_pairs;
-        factor(w: F) -> Factor = factor;
         scaled(dots: I, factor: Factor) -> F = scaled;
         i_add(a: I, b: I) -> I = add32;
         i_sub(a: I, b: I) -> I = sub32;
@@ -294,6 +300,10 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     #[inline(always)]
     unsafe fn f_load_f16(self, p: *const u16) -> Self::F {
         R::load_f16s(p)
+    }
+    #[inline(always)]
+    unsafe fn factors(self, p: *const u16) -> Self::Factor {
+        R::factors(p)
     }
     #[inline(always)]
     unsafe fn f_store_f16(self, p: *mut u16, a: Self::F) {

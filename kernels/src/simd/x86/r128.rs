@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{MAGIC, Reg, common, integer_sums, madd_pairs, narrow_dot, plain_factor};
+use super::{MAGIC, Reg, common, integer_sums, lift, madd_pairs, narrow_dot, plain_factor};
 
 /// Half to single without F16C, exact for every input, with no denormal operand or result on the
 /// way: those cost a microcode assist each, and small scales are denormal half floats.
@@ -26,13 +26,32 @@ unsafe fn widen_f16(h: __m128i) -> __m128 {
     _mm_castsi128_ps(_mm_or_si128(bits, sign))
 }
 
-/// Whether eight half floats are all normal numbers: scales hardly ever are anything else.
+/// Whether sixteen half floats are all normal numbers: scales hardly ever are anything else.
 #[inline(always)]
-unsafe fn all_normal(h: __m128i) -> bool {
-    let exponent = _mm_sub_epi16(_mm_and_si128(h, _mm_set1_epi16(0x7fff)), _mm_set1_epi16(0x0400));
-    // Below 0 for zeros and denormals, from 0x7800 on for infinities and NaN.
-    let special = _mm_or_si128(exponent, _mm_cmpgt_epi16(exponent, _mm_set1_epi16(0x77ff)));
-    _mm_movemask_epi8(special) & 0xaaaa == 0
+unsafe fn all_normal(a: __m128i, b: __m128i) -> bool {
+    // Twice the number drops the sign; then zeros, denormals, infinities and NaN wrap to below
+    // 0x1000, from where 0x8000 more makes them the least signed numbers.
+    let bias = _mm_set1_epi16(0x8800_u16 as i16);
+    let a = _mm_add_epi16(_mm_add_epi16(a, a), bias);
+    let b = _mm_add_epi16(_mm_add_epi16(b, b), bias);
+    let special = _mm_cmpgt_epi16(_mm_set1_epi16(0x9000_u16 as i16), _mm_min_epi16(a, b));
+    _mm_movemask_epi8(special) == 0
+}
+
+/// Sixteen half floats, if they are all normal numbers.
+#[inline(always)]
+unsafe fn load_normal<const N: usize>(p: *const u16) -> Option<[__m128; N]> {
+    let (low, high) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(8).cast()));
+    if !all_normal(low, high) {
+        return None;
+    }
+    let zero = _mm_setzero_si128();
+    let mut out = [_mm_setzero_ps(); N];
+    out[0] = widen_normal(_mm_unpacklo_epi16(zero, low));
+    out[1] = widen_normal(_mm_unpackhi_epi16(zero, low));
+    out[2] = widen_normal(_mm_unpacklo_epi16(zero, high));
+    out[3] = widen_normal(_mm_unpackhi_epi16(zero, high));
+    Some(out)
 }
 
 /// [`widen_f16`] of normal numbers, which lie in the high halves.
@@ -93,21 +112,18 @@ macro_rules! sse_common {
         }
         #[inline(always)]
         unsafe fn load_f16s<const N: usize>(p: *const u16) -> [Self::F; N] {
-            let (low, high) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(8).cast()));
-            let mut out = [_mm_setzero_ps(); N];
-            if all_normal(low) && all_normal(high) {
-                let zero = _mm_setzero_si128();
-                out[0] = widen_normal(_mm_unpacklo_epi16(zero, low));
-                out[1] = widen_normal(_mm_unpackhi_epi16(zero, low));
-                out[2] = widen_normal(_mm_unpacklo_epi16(zero, high));
-                out[3] = widen_normal(_mm_unpackhi_epi16(zero, high));
-            } else {
-                out[0] = Self::load_f16(p);
-                out[1] = Self::load_f16(p.add(4));
-                out[2] = Self::load_f16(p.add(8));
-                out[3] = Self::load_f16(p.add(12));
+            match load_normal(p) {
+                Some(normal) => normal,
+                None => lift!(r => Self::load_f16(p.add(4 * r))),
             }
-            out
+        }
+        /// Normal numbers are factors as they are.
+        #[inline(always)]
+        unsafe fn factors<const N: usize>(p: *const u16) -> [Self::Factor; N] {
+            match load_normal(p) {
+                Some(normal) => normal,
+                None => lift!(r => Self::factor(Self::load_f16(p.add(4 * r)))),
+            }
         }
         #[inline(always)]
         unsafe fn store_f16(p: *mut u16, a: Self::F) {
