@@ -47,7 +47,7 @@ impl<'a> Tile<'a> {
 const ROW_BLOCK_BYTES: usize = 512 << 10;
 /// Rows come in multiples of this: every number that a kernel keeps in registers divides it.
 const ROW_BLOCK: usize = 24;
-/// Units come in multiples of this: every number that a kernel unpacks at a time divides it.
+/// Units of a chunk come in multiples of this, so that they are unpacked some at a time.
 const UNIT_STEP: usize = 8;
 
 type MatmulFn = unsafe fn(&Args);

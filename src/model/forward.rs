@@ -126,7 +126,7 @@ impl Walk<'_> {
         self.prepare(w, lane, &input, Kinds::of(kinds))?;
         let panels = self.widths.qkv / PANEL_ROWS;
         let grid = self.b.qkv.grid(w, self.rows, PANEL_ROWS);
-        w.each(panels, w.grain(panels, self.grain()), grid, |claim, mut block| {
+        w.each(panels, self.grain(), grid, |claim, mut block| {
             let mut first = 0;
             for Linear { matrix, bias } in &layer.qkv {
                 let all = first..first + matrix.panels();
@@ -181,7 +181,7 @@ impl Walk<'_> {
         self.prepare(w, lane, &input, Kinds::of(kinds))?;
         let panels = layer.gate.panels();
         let grid = self.b.act.grid(w, self.rows, PANEL_ROWS);
-        w.each(panels, w.grain(panels, self.grain()), grid, |claim, mut block| {
+        w.each(panels, self.grain(), grid, |claim, mut block| {
             let mut tile = std::mem::take(&mut lane.tile);
             self.gate_up(w, lane, &input, layer, &claim, &mut tile);
             let width = claim.len() * 2 * PANEL_ROWS;
@@ -221,7 +221,7 @@ impl Walk<'_> {
         self.prepare(w, lane, &input, Kinds::of([matrix.format.activation()]))?;
         let panels = matrix.panels();
         let grid = self.logits.grid(w, count, PANEL_ROWS);
-        w.each(panels, w.grain(panels, self.grain()), grid, |claim, mut block| {
+        w.each(panels, self.grain(), grid, |claim, mut block| {
             let columns = block.cols();
             let rows = self.input_rows(w, lane, &input, matrix);
             self.multiply(matrix, claim.start, claim.len(), rows, block.tile(0, columns));
@@ -359,7 +359,7 @@ impl Walk<'_> {
         self.prepare(w, lane, input, Kinds::of([matrix.format.activation()]))?;
         let panels = matrix.panels();
         let grid = self.b.x.grid(w, self.rows, PANEL_ROWS);
-        w.each(panels, w.grain(panels, self.grain()), grid, |claim, mut block| {
+        w.each(panels, self.grain(), grid, |claim, mut block| {
             let columns = block.cols();
             let mut tile = std::mem::take(&mut lane.tile);
             let out = Tile::new(&mut tile, columns, self.rows, columns);

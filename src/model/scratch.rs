@@ -11,7 +11,7 @@ use crate::threads::Shared;
 /// Rows of a prompt that go through the graph together.
 pub(crate) const BATCH: usize = 256;
 /// Panels of a claim at most: for one row, and for the rows of a prompt.
-pub(super) const GRAIN: (usize, usize) = (64, 4);
+pub(super) const GRAIN: (usize, usize) = (256, 4);
 /// Query rows of an attention task.
 pub(super) const ATTENTION_ROWS: usize = 16;
 

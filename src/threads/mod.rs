@@ -200,32 +200,35 @@ impl Worker<'_> {
         self.index
     }
 
-    /// Claims tasks `0..total` in runs of about `grain` until none are left, and hands `task`
+    /// Claims tasks `0..total` in runs of at most `longest` until none are left, and hands `task`
     /// each run with the blocks of `parts` that belong to it. One call between two barriers.
+    ///
+    /// Runs grow shorter towards the end: at the start of each the memory's pipeline is empty, and
+    /// what was fetched ahead of the last one belongs to another worker; but workers should finish
+    /// together. (Sixteen equal runs instead cost 1.5% of decoding a model of 1.5 B, 8% of 135 M.)
     pub(crate) fn each<P: Parts>(
         &self,
         total: usize,
-        grain: usize,
+        longest: usize,
         mut parts: P,
         mut task: impl FnMut(Range<usize>, P::Blocks),
     ) {
-        let grain = grain.max(1);
         assert!(!self.claimed.replace(true), "two steps between two barriers");
-        loop {
-            let start = self.team.next.0.fetch_add(grain, Ordering::Relaxed);
-            if start >= total {
-                return;
-            }
-            let claim = start..total.min(start + grain);
+        let workers = self.team.size;
+        let longest = longest.max(1);
+        let shortest = (total / (workers * 16)).clamp(1, longest);
+        let end = |start: usize| {
+            let fair_part = (total - start) * 2 / (workers * 3);
+            total.min(start + fair_part.clamp(shortest, longest))
+        };
+        let next = &self.team.next.0;
+        let claim = |start| (start < total).then(|| end(start));
+        while let Ok(start) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim) {
+            let run = start..end(start);
             // SAFETY: the counter gives a task out once, and starts over only at a barrier.
-            let blocks = unsafe { parts.blocks(&claim) };
-            task(claim, blocks);
+            let blocks = unsafe { parts.blocks(&run) };
+            task(run, blocks);
         }
-    }
-
-    /// A run length that gives each worker several claims of `total`, at most `max` at once.
-    pub(crate) fn grain(&self, total: usize, max: usize) -> usize {
-        (total / (self.team.size * 8)).clamp(1, max.max(1))
     }
 
     /// Waits for all workers. What they wrote before is seen by all after.

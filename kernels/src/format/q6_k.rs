@@ -213,14 +213,12 @@ unsafe fn add_six_bits<S: Simd, const MR: usize>(
 
 impl Quantized for Q6_K {
     type Unit<S: Simd> = SixBits<S::U8, S::I, S::F>;
-    const UNITS: usize = 2;
 
     #[inline(always)]
     unsafe fn decode<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>) {
         let packed = PackedSix(unit);
         let mut b = 0;
         while b < 8 {
-            Codes::<S>::fetch(packed, s, b);
             each!(j < 8 => { (*out).codes[b][j] = Codes::<S>::codes(packed, s, b, j); });
             (*out).scales[b] = packed.scales(s, b);
             b += 1;

@@ -298,14 +298,12 @@ unsafe fn add_half<S: Simd, W: Blocks256, const MR: usize>(
 
 impl<W: Blocks256> Quantized for Affine<W> {
     type Unit<S: Simd> = AffineUnpackedOf<S, W>;
-    const UNITS: usize = 2;
 
     #[inline(always)]
     unsafe fn decode<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>) {
         let packed = Packed::<W>(unit, PhantomData);
         let mut b = 0;
         while b < 8 {
-            Codes::<S>::fetch(packed, s, b);
             each!(j < 8 => { (*out).codes[b][j] = Codes::<S>::codes(packed, s, b, j); });
             (*out).scale[b] = packed.scale(s, b);
             b += 1;

@@ -330,13 +330,11 @@ pub(crate) unsafe fn fifth_bits<S: Simd>(s: S, block: *const u8, j: usize, low: 
 
 impl<W: Blocks> Quantized for Simple<W> {
     type Unit<S: Simd> = Unpacked<W::Codes<S>, S::Factor, S::F>;
-    const UNITS: usize = 8;
 
     #[inline(always)]
     unsafe fn decode<S: Simd>(s: S, unit: *const u8, out: *mut Self::Unit<S>) {
         let packed = Packed(unit);
         each!(b < 2 => {
-            Source::<S, W>::fetch(packed, s, b);
             each!(j < 8 => {
                 (*out).codes[b][j] = Source::<S, W>::codes(packed, s, b, j);
             });
