@@ -73,7 +73,7 @@ impl Definition for Q6_K {
             for lane in 0..LANES {
                 let scales = rows.bytes::<16>(lane, at + FILE_SCALES);
                 for (i, &scale) in scales.iter().enumerate() {
-                    tail[i * LANES + lane] = scale as u8;
+                    tail[i * LANES + lane] = scale;
                 }
                 let d = rows.bytes::<2>(lane, at + FILE_SUPER);
                 tail[SUPER - SCALES + 2 * lane..][..2].copy_from_slice(d);

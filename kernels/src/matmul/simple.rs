@@ -132,7 +132,7 @@ impl<W: Blocks> Definition for Simple<W> {
 fn fifth_bits_of(bits: [u8; 4]) -> [u8; 4] {
     let bits = u32::from_le_bytes(bits);
     // The product has four bits seven apart; the mask leaves the lowest of each byte.
-    let group = |j: u32| ((bits >> (4 * j) & 15) * 0x0020_4081 & 0x0101_0101) << j;
+    let group = |j: u32| (((bits >> (4 * j) & 15) * 0x0020_4081) & 0x0101_0101) << j;
     (0..8).fold(0, |all, j| all | group(j)).to_le_bytes()
 }
 
