@@ -141,7 +141,7 @@ pub(crate) unsafe fn matmul_codes<S: Simd, W: Quantized, const MAX: usize, const
         }
         p += 1;
     }
-    let mut at = Position { panel: 0, unit: 0, end: a.units.min(a.chunk) };
+    let mut at = Position { panel: 0, unit: 0, start: 0, end: a.units.min(a.chunk) };
     while a.rows >= FROM && at.unit < a.units {
         let units = (at.end - at.unit).min(units_at_once::<W::Unit<S>>());
         let next = at.after(units, a);
@@ -167,7 +167,8 @@ const fn units_at_once<U>() -> usize {
 struct Position {
     panel: usize,
     unit: usize,
-    /// The end of the chunk that `unit` is in.
+    /// The chunk that `unit` is in.
+    start: usize,
     end: usize,
 }
 
@@ -180,10 +181,9 @@ impl Position {
             return Self { unit, ..self };
         }
         if self.panel + 1 < a.n_panels {
-            let start = self.end - 1 - (self.end - 1) % a.chunk;
-            return Self { panel: self.panel + 1, unit: start, end: self.end };
+            return Self { panel: self.panel + 1, unit: self.start, ..self };
         }
-        Self { panel: 0, unit, end: a.units.min(unit.saturating_add(a.chunk)) }
+        Self { panel: 0, unit, start: unit, end: a.units.min(unit.saturating_add(a.chunk)) }
     }
 }
 
