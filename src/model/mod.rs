@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, config_error, input_error, unsupported};
 use crate::load::{Checkpoint, ReadOptions};
 use crate::session::{Session, SessionOptions};
-use crate::threads::{Team, default_threads, lock};
+use crate::threads::{Team, choose_threads, lock};
 use crate::tokenizer::Tokenizer;
 pub(crate) use forward::Pass;
 use forward::{Engine, Graph};
@@ -284,6 +284,7 @@ impl Loader {
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) for settings out of range.
     pub fn load(mut self) -> Result<Model> {
         let kernels = choose_kernels(self.isa, self.deterministic)?;
+        let threads = choose_threads(self.threads)?;
         self.check_quantize()?;
         let checkpoint = self.checkpoint()?;
         let config = checkpoint.config()?;
@@ -304,11 +305,6 @@ impl Loader {
         }
         let mut end_ids = checkpoint.generation_defaults()?.eos;
         end_ids.extend(tokenizer.iter().flat_map(Tokenizer::eog_ids));
-        let threads = match self.threads {
-            Some(0) => return Err(input_error("0 threads cannot run anything")),
-            Some(threads) => threads,
-            None => default_threads(),
-        };
         let weights = Weights::load(checkpoint, &config, self.quantize, &*self.progress)
             .map_err(|error| error.at(&self.path))?;
         let rope = RopeTable::new(&config.rope, context);

@@ -2,22 +2,23 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use goldcrest_kernels::{HeadRowsMut, Tile};
 
-use super::Worker;
+use super::stamp::{Stamp, USE_BITS};
+use super::team::Worker;
 
 /// A matrix of `rows` x `stride` that the workers of a pass share.
 ///
 /// Between two barriers it is either read ([`read`](Self::read)) or written through one
 /// [`Grid`], whose blocks are disjoint and handed out once each. `stamp` remembers which, and a
-/// step that breaks the rule panics before it touches the memory.
+/// step that breaks the rule panics before it touches the memory. So does a worker of another team
+/// than the first that used the matrix.
 pub(crate) struct Shared<'a, T> {
     data: *mut T,
     rows: usize,
     stride: usize,
-    stamp: AtomicU64,
+    stamp: Stamp,
     borrow: PhantomData<&'a mut [T]>,
 }
 
@@ -29,15 +30,13 @@ unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
 const READ: u64 = 0xf;
 /// Bits of a block's height, width and first row in a stamp.
 const BITS: u32 = 14;
-/// Where the number of the section lies in a stamp.
-const SECTION: u32 = 3 * BITS + 4;
+const _: () = assert!(READ << (3 * BITS) < 1 << USE_BITS);
 
 impl<'a, T> Shared<'a, T> {
     /// `data` as rows of `stride`; a last partial row is left out.
     pub(crate) fn new(data: &'a mut [T], stride: usize) -> Self {
         let rows = data.len() / stride.max(1);
-        let stamp = AtomicU64::new(0);
-        Self { data: data.as_mut_ptr(), rows, stride, stamp, borrow: PhantomData }
+        Self { data: data.as_mut_ptr(), rows, stride, stamp: Stamp::new(), borrow: PhantomData }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -97,28 +96,27 @@ impl<'a, T> Shared<'a, T> {
         let fits = geometry.iter().all(|&n| n < 1 << BITS);
         assert!(fits, "blocks of {rows} x {cols} from row {first} are too large");
         self.enter(worker, geometry.into_iter().fold(0, |stamp, n| stamp << BITS | n));
+        let across = self.stride.div_ceil(cols);
         Grid {
             data: self.data,
             first,
             rows: self.rows,
             stride: self.stride,
             block: (rows, cols),
-            across: self.stride.div_ceil(cols),
+            across,
+            blocks: self.rows.saturating_sub(first).div_ceil(rows) * across,
             borrow: PhantomData,
         }
     }
 
     /// Claims the buffer for one use in the worker's section.
     fn enter(&self, worker: &Worker<'_>, use_: u64) {
-        let section = u64::from(worker.section) + 1;
-        assert!(section < 1 << (64 - SECTION), "too many steps in a pass");
-        let stamp = section << SECTION | use_;
-        let before = self.stamp.swap(stamp, Ordering::Relaxed);
-        // A stamp of another section is from before the last barrier: its slices are gone.
-        assert!(
-            before == stamp || before >> SECTION != section,
-            "a buffer has two uses between two barriers"
-        );
+        #[cfg(test)]
+        super::fault::point();
+        let team = std::ptr::from_ref(worker.team).addr();
+        if let Err(why) = self.stamp.enter(team, worker.section(), use_) {
+            panic!("{why}");
+        }
     }
 }
 
@@ -129,7 +127,10 @@ pub(crate) struct Grid<'w, T> {
     rows: usize,
     stride: usize,
     block: (usize, usize),
+    /// Blocks side by side.
     across: usize,
+    /// All blocks.
+    blocks: usize,
     borrow: PhantomData<&'w mut [T]>,
 }
 
@@ -138,7 +139,9 @@ impl<'w, T> Grid<'w, T> {
     ///
     /// # Safety
     /// No block is asked for twice between two barriers.
-    unsafe fn get(&mut self, claim: &Range<usize>) -> Block<'w, T> {
+    pub(super) unsafe fn get(&mut self, claim: &Range<usize>) -> Block<'w, T> {
+        let inside = claim.start < claim.end && claim.end <= self.blocks;
+        assert!(inside, "tasks {claim:?} of a grid of {} blocks", self.blocks);
         let (height, width) = self.block;
         let (row, column) = (claim.start / self.across, claim.start % self.across);
         let (rows, columns) = if self.across == 1 {
@@ -148,10 +151,9 @@ impl<'w, T> Grid<'w, T> {
             (height, claim.len())
         };
         let (first_row, first_col) = (self.first + row * height, column * width);
-        assert!(first_row < self.rows && first_col < self.stride, "a claim beyond the grid");
         let rows = rows.min(self.rows - first_row);
         let cols = (columns * width).min(self.stride - first_col);
-        // SAFETY: the asserts keep the block's first element inside the matrix.
+        // SAFETY: every block of the grid begins inside the matrix, and the claim is of the grid.
         let data = unsafe { self.data.add(first_row * self.stride + first_col) };
         Block { data, rows, cols, stride: self.stride, borrow: PhantomData }
     }
@@ -207,43 +209,5 @@ impl Block<'_, f32> {
         // SAFETY: attention writes rows of the block's width, `stride` apart, below `len`; they
         // belong to this block, which is borrowed mutably for as long as the value lives.
         unsafe { HeadRowsMut::from_raw(self.data, len, self.stride) }
-    }
-}
-
-/// What [`Worker::each`] divides: one grid or several.
-pub(crate) trait Parts {
-    /// The blocks of one claim.
-    type Blocks;
-    /// The blocks of `claim` in every grid.
-    ///
-    /// # Safety
-    /// No task is claimed twice between two barriers.
-    unsafe fn blocks(&mut self, claim: &Range<usize>) -> Self::Blocks;
-}
-
-impl<'w, T> Parts for Grid<'w, T> {
-    type Blocks = Block<'w, T>;
-
-    unsafe fn blocks(&mut self, claim: &Range<usize>) -> Self::Blocks {
-        // SAFETY: the caller's promise.
-        unsafe { self.get(claim) }
-    }
-}
-
-impl<P: Parts, const N: usize> Parts for [Option<P>; N] {
-    type Blocks = [Option<P::Blocks>; N];
-
-    unsafe fn blocks(&mut self, claim: &Range<usize>) -> Self::Blocks {
-        // SAFETY: the caller's promise; two grids never share a buffer.
-        self.each_mut().map(|part| part.as_mut().map(|part| unsafe { part.blocks(claim) }))
-    }
-}
-
-impl<A: Parts, B: Parts> Parts for (A, B) {
-    type Blocks = (A::Blocks, B::Blocks);
-
-    unsafe fn blocks(&mut self, claim: &Range<usize>) -> Self::Blocks {
-        // SAFETY: the caller's promise; two grids never share a buffer.
-        unsafe { (self.0.blocks(claim), self.1.blocks(claim)) }
     }
 }

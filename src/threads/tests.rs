@@ -1,5 +1,9 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::claims::Parts;
 use super::*;
 use crate::error::ErrorKind;
 
@@ -91,6 +95,206 @@ fn two_uses_of_a_buffer_in_one_step_panic() {
         let _one = shared.grid(w, 1, 16);
         let _two = shared.grid(w, 1, 16);
     }));
+}
+
+/// What became of each worker's use of one buffer in one section, the workers one after another.
+fn in_turn(uses: [&(dyn Fn(&Shared<'_, f32>, &Worker<'_>) + Sync); 3]) -> [bool; 3] {
+    let mut data = vec![0f32; 64];
+    let shared = Shared::new(&mut data, 16);
+    let turn = AtomicUsize::new(0);
+    let allowed = [const { AtomicBool::new(false) }; 3];
+    let mut team = Team::new(3).unwrap();
+    team.run(&|w| {
+        while turn.load(Ordering::Acquire) != w.index() {
+            std::thread::yield_now();
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| uses[w.index()](&shared, w)));
+        allowed[w.index()].store(result.is_ok(), Ordering::Relaxed);
+        turn.fetch_add(1, Ordering::Release);
+        Ok(())
+    })
+    .unwrap();
+    allowed.map(AtomicBool::into_inner)
+}
+
+#[test]
+fn a_refused_use_opens_the_buffer_to_no_third_worker() {
+    let read = |shared: &Shared<'_, f32>, w: &Worker<'_>| assert_eq!(shared.read(w).len(), 64);
+    let rows = |shared: &Shared<'_, f32>, w: &Worker<'_>| drop(shared.grid(w, 1, 16));
+    let columns = |shared: &Shared<'_, f32>, w: &Worker<'_>| drop(shared.grid(w, 4, 8));
+    assert_eq!(in_turn([&read, &rows, &rows]), [true, false, false]);
+    assert_eq!(in_turn([&rows, &read, &read]), [true, false, false]);
+    assert_eq!(in_turn([&rows, &columns, &columns]), [true, false, false]);
+    assert_eq!(in_turn([&read, &rows, &read]), [true, false, true]);
+    assert_eq!(in_turn([&rows, &rows, &rows]), [true, true, true]);
+}
+
+#[test]
+fn a_worker_that_must_leave_gets_no_buffer() {
+    let mut data = vec![0f32; 64];
+    let shared = Shared::new(&mut data, 16);
+    let refused = AtomicUsize::new(0);
+    let mut team = Team::new(2).unwrap();
+    let result = team.run(&|w| {
+        assert!(w.index() == 1, "gives up");
+        assert!(w.barrier().is_err());
+        // Another worker may be a section ahead, so that stamps would not tell.
+        let uses: [&dyn Fn(); 3] =
+            [&|| assert_eq!(shared.read(w).len(), 64), &|| drop(shared.grid(w, 1, 16)), &|| {
+                w.each(1, 1, NoParts, |_, ()| ())
+            }];
+        for attempt in uses {
+            let result = catch_unwind(AssertUnwindSafe(attempt));
+            refused.fetch_add(usize::from(result.is_err()), Ordering::Relaxed);
+        }
+        Err(Poisoned)
+    });
+    assert!(result.unwrap_err().to_string().contains("gives up"));
+    assert_eq!(refused.into_inner(), 3);
+}
+
+struct NoParts;
+
+impl Parts for NoParts {
+    type Blocks = ();
+    unsafe fn blocks(&mut self, _: &Range<usize>) {}
+}
+
+#[test]
+fn a_buffer_belongs_to_one_team() {
+    let mut data = vec![0f32; 64];
+    let shared = Shared::new(&mut data, 16);
+    let (mut one, mut two) = (Team::new(1).unwrap(), Team::new(1).unwrap());
+    let write = |team: &mut Team| {
+        team.run(&|w| {
+            w.each(4, 1, shared.grid(w, 1, 16), |_, mut block| block.whole().fill(1.0));
+            Ok(())
+        })
+    };
+    write(&mut one).unwrap();
+    assert!(write(&mut two).unwrap_err().to_string().contains("another team"));
+    write(&mut one).unwrap();
+}
+
+#[test]
+fn claims_beyond_a_grid_panic() {
+    let mut data = vec![0f32; 64];
+    let mut team = Team::new(1).unwrap();
+    for (total, longest) in
+        [(3, 1), (3, 3), (usize::MAX, 1), (usize::MAX, usize::MAX), (1 << 63, 1 << 62)]
+    {
+        let shared = Shared::new(&mut data, 16);
+        let rows = AtomicUsize::new(0);
+        let result = team.run(&|w| {
+            w.each(total, longest, shared.grid(w, 2, 16), |_, block| {
+                rows.fetch_add(block.rows(), Ordering::Relaxed);
+            });
+            Ok(())
+        });
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Worker);
+        assert!(rows.into_inner() <= 4, "{total} in runs of {longest}");
+    }
+}
+
+/// What a panic may carry, and does badly.
+struct Grenade;
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("again"));
+    }
+}
+
+#[test]
+fn a_panic_whose_payload_panics_is_an_error_all_the_same() {
+    let mut team = Team::new(2).unwrap();
+    for culprit in [0, 1] {
+        let result = team.run(&|w| {
+            if w.index() == culprit {
+                std::panic::resume_unwind(Box::new(Grenade));
+            }
+            w.barrier()
+        });
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Worker);
+        count(&mut team, 4);
+    }
+}
+
+/// Counts itself, from its making to its end.
+struct Alive<'a>(&'a AtomicUsize);
+
+impl<'a> Alive<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn an_error_comes_when_all_have_left() {
+    let mut team = Team::new(3).unwrap();
+    for culprit in 0..3 {
+        let mut data = vec![0u32; 64];
+        let shared = Shared::new(&mut data, 16);
+        let (alive, gone) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let result = team.run(&|w| {
+            let _alive = Alive::new(&alive);
+            w.each(3, 1, shared.grid(w, 1, 16), |_, mut block| {
+                if w.index() == culprit {
+                    gone.store(true, Ordering::Release);
+                    std::panic::resume_unwind(Box::new("in the middle of a block"));
+                }
+                // Still in its block when the culprit has gone, or has no block left to take.
+                for _ in 0..100 {
+                    std::thread::yield_now();
+                }
+                block.whole().fill(7);
+            });
+            w.barrier()
+        });
+        assert_eq!(alive.into_inner(), 0);
+        if gone.into_inner() {
+            assert!(result.unwrap_err().to_string().contains("in the middle"));
+        }
+        // Every block was written whole or not at all, and nothing is written from now on.
+        let before = data.clone();
+        assert!(data.chunks(16).all(|row| row.iter().all(|&x| x == row[0])));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        assert_eq!(data, before);
+    }
+}
+
+#[test]
+fn a_team_is_of_a_sane_size() {
+    let error = Team::new(usize::MAX).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Input);
+}
+
+#[test]
+fn a_thread_that_cannot_start_leaves_none_behind() {
+    for failing in 1..4 {
+        let alive = Arc::new(AtomicUsize::new(0));
+        let result = Team::start(4, false, |index, life| {
+            if index == failing {
+                return Err(std::io::ErrorKind::WouldBlock.into());
+            }
+            let alive = Arc::clone(&alive);
+            std::thread::Builder::new().spawn(move || {
+                let _alive = Alive::new(&alive);
+                life();
+            })
+        });
+        let error = result.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Worker);
+        assert!(error.to_string().contains(&format!("thread {failing} of 4")), "{error}");
+        assert_eq!(Arc::into_inner(alive).map(AtomicUsize::into_inner), Some(0));
+    }
 }
 
 #[test]
