@@ -2,6 +2,8 @@
 
 mod attention;
 mod forward;
+#[cfg(test)]
+mod panics;
 mod rope;
 mod scratch;
 mod weights;
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use goldcrest_kernels::{Format, Isa, Kernels, KvType};
 
 use crate::config::Config;
-use crate::error::{Error, Result, config_error, input_error, unsupported};
+use crate::error::{Error, ErrorKind, Result, config_error, input_error, unsupported};
 use crate::load::{Checkpoint, ReadOptions};
 use crate::session::{Session, SessionOptions};
 use crate::threads::{Team, choose_threads, lock};
@@ -169,7 +171,13 @@ impl Model {
 
     /// Runs a pass on the model's team, when it is free.
     pub(crate) fn run(&self, pass: Pass<'_>) -> Result<()> {
-        self.0.graph.run(&mut lock(&self.0.engine), pass)
+        let mut engine = lock(&self.0.engine);
+        let result = self.0.graph.run(&mut engine, pass);
+        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Worker) {
+            // A worker may have had a buffer out of its lane when it panicked: that one is lost.
+            engine.scratch = Scratch::default();
+        }
+        result
     }
 
     /// Tokens that end a generation: the tokenizer's, and those that the checkpoint lists.
