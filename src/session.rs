@@ -4,6 +4,7 @@ mod cancel;
 mod generator;
 mod stats;
 mod stop;
+mod text;
 
 use std::time::Instant;
 

@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use super::Session;
-use super::stop::StopFilter;
+use super::text::Text;
 use crate::error::{Error, ErrorKind, Result, input_error};
 use crate::sample::{Choice, Sampler, SamplingParams};
-use crate::tokenizer::{Decoder, Tokenizer};
 
 /// A token of a generation.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,14 +54,6 @@ pub struct Generator<'s> {
     stopped: Option<StopReason>,
     /// The token chosen last did not fit into the context.
     full: bool,
-}
-
-/// From ids to text without stop strings.
-struct Text {
-    decoder: Decoder,
-    stop: StopFilter,
-    /// Ids from here on are rows of the embedding that no token uses.
-    tokens: usize,
 }
 
 impl<'s> Generator<'s> {
@@ -162,28 +153,3 @@ impl Iterator for Generator<'_> {
 }
 
 impl std::iter::FusedIterator for Generator<'_> {}
-
-impl Text {
-    fn new(tokenizer: &Tokenizer, context: &[u32], stop: Vec<String>) -> Result<Self> {
-        let tokens = tokenizer.vocab_size();
-        let known: Vec<u32> =
-            context.iter().copied().filter(|&id| (id as usize) < tokens).collect();
-        Ok(Self { decoder: tokenizer.decoder_after(&known)?, stop: StopFilter::new(stop), tokens })
-    }
-
-    fn push(&mut self, id: u32) -> Result<(String, bool)> {
-        if id as usize >= self.tokens {
-            return Ok((String::new(), false));
-        }
-        Ok(self.stop.push(&self.decoder.push(id)?))
-    }
-
-    /// What was held back, and what is left of an unfinished character.
-    fn finish(&mut self) -> String {
-        let (mut text, stopped) = self.stop.push(&self.decoder.finish());
-        if !stopped {
-            text.push_str(&self.stop.finish());
-        }
-        text
-    }
-}
