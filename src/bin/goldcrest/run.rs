@@ -15,7 +15,8 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     // All that can be wrong with the arguments alone is said before the model is loaded.
     let params = sampling.into_params(max_tokens);
     params.validate().map_err(Failure::of_arguments)?;
-    let random = params.temperature > 0.0;
+    let random = params.sampling.temperature > 0.0;
+    let endless = params.max_tokens.is_none();
     let prompt = prompt.read()?;
 
     let (model, load_time) = model.load()?;
@@ -33,7 +34,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
         match token {
             Ok(token) => out.token(&token)?,
             // Until the context is full is what no -n asks for.
-            Err(error) if error.kind() == ErrorKind::ContextFull && max_tokens.is_none() => {}
+            Err(error) if error.kind() == ErrorKind::ContextFull && endless => {}
             Err(error) => failure = Some(error),
         }
     }
@@ -68,7 +69,7 @@ impl Output {
         if !self.json {
             return self.text(&token.text);
         }
-        let Token { id, text, logprob } = token;
+        let Token { id, text, logprob, .. } = token;
         self.line(&TokenLine { id: *id, text, logprob: *logprob })
     }
 
