@@ -40,6 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Err(error) => return Err(error.into()),
         }
     }
+    print!("{}", generator.take_held()); // what an error kept from coming
     println!("\n({:?}, log-probability {logprob:.2})", generator.stop_reason());
     Ok(())
 }

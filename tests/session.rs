@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 
 use goldcrest::{
     CancelToken, Error, ErrorKind, GenerationParams, Generator, LogitsProcessor, Model, Sampler,
-    SamplingParams, Session, StopReason,
+    SamplingParams, Session, SessionOptions, StopReason,
 };
 
 static MODEL: LazyLock<Model> = LazyLock::new(|| Model::embedded().threads(2).load().unwrap());
@@ -68,7 +68,7 @@ fn control_tokens_are_stop_strings() {
         let generator = session.generate(params).unwrap();
         let mut generator = generator.with_processor(script(ids.clone()));
         let text = texts(&mut generator);
-        assert_eq!(text.1, None);
+        assert_eq!((text.1, generator.take_held()), (None, String::new()));
         (text.0, generator.stop_reason().unwrap())
     };
     let stopped = |text: &str| (text.to_owned(), StopReason::StopString);
@@ -102,6 +102,54 @@ fn a_late_request_stops_nothing_else() {
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(tokens.starts_with(session.tokens()));
     session.push_cancellable(&encode(" the"), &CancelToken::new()).unwrap();
+}
+
+/// However a generation ends, its texts and what was held back are the whole text.
+#[test]
+fn text_that_was_held_back_is_not_lost() {
+    const TOKENS: usize = 12;
+    let params = GenerationParams::greedy().ignore_eos(true);
+    let (plain, _) = texts(&mut session().generate(params.clone().max_tokens(TOKENS)).unwrap());
+    // All of the text may be the start of the stop string.
+    let params = params.stop([format!("{plain} never")]);
+    let after = |what: fn(&CancelToken, &mut [f32])| {
+        let cancel = CancelToken::new();
+        let (token, mut left) = (cancel.clone(), TOKENS);
+        let hook = move |_: &[u32], logits: &mut [f32]| match left {
+            0 => what(&token, logits),
+            _ => left -= 1,
+        };
+        let mut session = session();
+        let generator = session.generate(params.clone().cancel(&cancel)).unwrap();
+        let mut generator = generator.with_processor(hook);
+        let (text, error) = texts(&mut generator);
+        (text + &generator.take_held(), error, generator.stop_reason())
+    };
+    let (text, error, reason) = after(|_, logits| logits.fill(f32::NAN));
+    assert_eq!((&text, error), (&plain, Some(ErrorKind::Input)));
+    assert_eq!(reason, Some(StopReason::Failed));
+    // The token that is chosen while the request comes is still yielded.
+    let (text, error, reason) = after(|cancel, _| cancel.cancel());
+    assert!(text.starts_with(&plain) && text.len() > plain.len(), "{text}");
+    assert_eq!((error, reason), (Some(ErrorKind::Cancelled), Some(StopReason::Cancelled)));
+
+    let context = prompt().len() + TOKENS - 1;
+    let mut small = MODEL.session_with(SessionOptions::default().context(context)).unwrap();
+    small.push(&prompt()).unwrap();
+    let mut generator = small.generate(params.clone()).unwrap();
+    assert_eq!(texts(&mut generator), (plain.clone(), Some(ErrorKind::ContextFull)));
+    assert_eq!(generator.take_held(), "");
+
+    // A caller that breaks off, and one that goes on after it has taken what was held.
+    let mut session = session();
+    let mut generator = session.generate(params.max_tokens(TOKENS)).unwrap();
+    for _ in 0..TOKENS / 2 {
+        assert_eq!(generator.next().unwrap().unwrap().text, "");
+    }
+    let half = generator.take_held();
+    assert!(!half.is_empty() && plain.starts_with(&half), "{half}");
+    assert_eq!(generator.take_held(), "");
+    assert_eq!(half + &texts(&mut generator).0, plain);
 }
 
 #[test]

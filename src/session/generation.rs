@@ -59,6 +59,16 @@ impl Generation {
         Some(token)
     }
 
+    /// The text that no token has brought yet.
+    pub(super) fn take_held(&mut self) -> String {
+        match &mut self.text {
+            Some(text) if self.stopped.is_some() => text.finish(),
+            // The next token may complete the character that is left.
+            Some(text) => text.take_held(),
+            None => String::new(),
+        }
+    }
+
     fn step(&mut self, session: &mut Session) -> Result<Token> {
         let start = Instant::now();
         if self.full {

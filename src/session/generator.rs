@@ -46,7 +46,8 @@ pub enum StopReason {
 ///
 /// An error ends the iteration: [`ErrorKind::ContextFull`](crate::ErrorKind::ContextFull) when the
 /// context has no room for another token, [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled),
-/// [`ErrorKind::Worker`](crate::ErrorKind::Worker).
+/// [`ErrorKind::Worker`](crate::ErrorKind::Worker). Text may have been held back then:
+/// [`take_held`](Self::take_held) has it.
 #[must_use = "a generator does nothing unless it is iterated"]
 pub struct Generator<S> {
     session: S,
@@ -73,6 +74,17 @@ impl<S: BorrowMut<Session>> Generator<S> {
     /// The seed in use: with the same parameters it repeats the generation.
     pub fn seed(&self) -> u64 {
         self.generation.sampler.seed()
+    }
+
+    /// Takes the text of tokens yielded that was held back, since it may be the start of a stop string
+    /// or of a character.
+    ///
+    /// An ordinary end leaves none: the last token brings it. After an error, or where the caller
+    /// breaks off, it is what is missing from the text. The start of a character counts, as U+FFFD,
+    /// once the generation has ended. Where it goes on, what was taken no longer begins a stop
+    /// string.
+    pub fn take_held(&mut self) -> String {
+        self.generation.take_held()
     }
 
     /// The session, as it is now.

@@ -39,6 +39,11 @@ impl Text {
         Ok(self.stop.push(&self.decoder.push(id)?))
     }
 
+    /// What is held back as the start of a stop string.
+    pub(super) fn take_held(&mut self) -> String {
+        self.stop.finish()
+    }
+
     /// What was held back, and what is left of an unfinished character.
     pub(super) fn finish(&mut self) -> String {
         let (mut text, stopped) = self.stop.push(&self.decoder.finish());

@@ -38,6 +38,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
             Err(error) => failure = Some(error),
         }
     }
+    out.held(&generator.take_held())?;
     let reason = reason_name(generator.stop_reason());
     let seed = random.then_some(generator.seed());
     let stats = RunStats::new(&model, load_time.as_secs_f64(), session.stats(), seed);
@@ -71,6 +72,15 @@ impl Output {
         }
         let Token { id, text, logprob, .. } = token;
         self.line(&TokenLine { id: *id, text, logprob: *logprob })
+    }
+
+    /// The text that no token brought, since the generation failed.
+    fn held(&mut self, text: &str) -> io::Result<()> {
+        match self.json {
+            true if !text.is_empty() => self.line(&json!({ "text": text })),
+            true => Ok(()),
+            false => self.text(text),
+        }
     }
 
     fn text(&mut self, text: &str) -> io::Result<()> {
