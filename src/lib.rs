@@ -36,6 +36,7 @@ pub use goldcrest_kernels::{Format, Isa, KvType};
 pub use model::{Loader, Model};
 pub use sample::{Choice, LogitsProcessor, Sampler, SamplingParams};
 pub use session::{
-    CancelToken, GenerationParams, Generator, Session, SessionOptions, Stats, StopReason, Token,
+    CancelToken, GenerationParams, Generator, IntoGeneratorError, Session, SessionOptions, Stats,
+    StopReason, Token,
 };
 pub use tokenizer::{Decoder, EncodeOptions, Tokenizer};

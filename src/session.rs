@@ -16,7 +16,7 @@ use crate::model::{BATCH, Model, Pass};
 use crate::sample::setters;
 pub use cancel::CancelToken;
 use generation::Generation;
-pub use generator::{Generator, StopReason, Token};
+pub use generator::{Generator, IntoGeneratorError, StopReason, Token};
 pub use params::GenerationParams;
 pub use stats::Stats;
 
@@ -165,6 +165,25 @@ impl Session {
     ) -> Result<Generator<&mut Self>> {
         let generation = Generation::new(self, params.into())?;
         Ok(Generator::new(self, generation))
+    }
+
+    /// Continues the context with a generator that owns the session, to be sent to a thread;
+    /// [`Generator::into_session`] gives it back.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate); the error has the session.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it moves no more than the session that it returns"
+    )]
+    pub fn into_generator(
+        self,
+        params: impl Into<GenerationParams>,
+    ) -> Result<Generator<Self>, IntoGeneratorError> {
+        match Generation::new(&self, params.into()) {
+            Ok(generation) => Ok(Generator::new(self, generation)),
+            Err(error) => Err(IntoGeneratorError { session: self, error }),
+        }
     }
 
     /// Empties the context.

@@ -2,7 +2,7 @@
 #![cfg(feature = "embedded-model")]
 
 use std::sync::LazyLock;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{channel, sync_channel};
 
 use goldcrest::{
     CancelToken, Error, ErrorKind, GenerationParams, Generator, LogitsProcessor, Model, Sampler,
@@ -170,6 +170,33 @@ fn the_penalty_sees_as_far_as_it_is_told() {
     let params = GenerationParams::greedy().max_tokens(150).ignore_eos(true);
     let plain = session().generate(params).unwrap().map(|token| token.unwrap().id).collect();
     assert_eq!(tell(Some(0)), (plain, false));
+}
+
+#[test]
+fn a_generator_may_own_its_session_and_go_to_a_thread() {
+    let params = GenerationParams::from(SamplingParams::default().seed(5)).max_tokens(30);
+    let mut borrowed = session();
+    let (text, _) = texts(&mut borrowed.generate(params.clone()).unwrap());
+
+    let mut generator = session().into_generator(params).unwrap();
+    let (sender, receiver) = sync_channel(1);
+    let thread = std::thread::spawn(move || {
+        for token in generator.by_ref() {
+            sender.send(token.unwrap().text).unwrap();
+        }
+        (generator.stop_reason(), generator.into_session())
+    });
+    assert_eq!(receiver.iter().collect::<String>(), text);
+    let (reason, mut session) = thread.join().unwrap();
+    assert_eq!(reason, Some(StopReason::MaxTokens));
+    assert_eq!(session.tokens(), borrowed.tokens());
+    session.push(&encode(" and")).unwrap();
+
+    // A refusal gives the session back, too.
+    let tokens = session.tokens().to_vec();
+    let refused = session.into_generator(SamplingParams::default().top_p(2.0)).unwrap_err();
+    assert_eq!(refused.error().kind(), ErrorKind::Input);
+    assert_eq!(refused.into_session().tokens(), tokens);
 }
 
 #[test]

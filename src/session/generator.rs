@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::Session;
 use super::generation::Generation;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sample::LogitsProcessor;
 
 /// A token of a generation.
@@ -41,6 +41,10 @@ pub enum StopReason {
 
 /// Continues a session's context: an iterator of tokens.
 ///
+/// [`Session::generate`] makes one that borrows the session, [`Session::into_generator`] one that
+/// owns it: that one is `Send + 'static`, so that a thread can run it and send its tokens through a
+/// channel to wherever they are awaited. `S` is how the session is held.
+///
 /// Every token chosen is yielded, the one that ends the generation too; the texts joined are the
 /// text. All tokens but an end-of-generation one stay in the session's context, if they fit.
 ///
@@ -48,6 +52,28 @@ pub enum StopReason {
 /// context has no room for another token, [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled),
 /// [`ErrorKind::Worker`](crate::ErrorKind::Worker). Text may have been held back then:
 /// [`take_held`](Self::take_held) has it.
+///
+/// ```no_run
+/// use goldcrest::{Model, SamplingParams};
+///
+/// let model = Model::open("model.gguf")?;
+/// let mut session = model.session()?;
+/// session.push(&model.tokenizer()?.encode("Once upon a time")?)?;
+/// let mut generator = session.into_generator(SamplingParams::default())?;
+/// let (sender, texts) = std::sync::mpsc::sync_channel(16);
+/// let thread = std::thread::spawn(move || {
+///     // A receiver that is gone ends the generation.
+///     while let Some(Ok(token)) = generator.next()
+///         && sender.send(token.text).is_ok()
+///     {}
+///     generator.into_session()
+/// });
+/// for text in texts {
+///     print!("{text}");
+/// }
+/// let session = thread.join().unwrap();
+/// # Ok::<(), goldcrest::Error>(())
+/// ```
 #[must_use = "a generator does nothing unless it is iterated"]
 pub struct Generator<S> {
     session: S,
@@ -91,6 +117,11 @@ impl<S: BorrowMut<Session>> Generator<S> {
     pub fn session(&self) -> &Session {
         self.session.borrow()
     }
+
+    /// Ends the generation and gives the session back.
+    pub fn into_session(self) -> S {
+        self.session
+    }
 }
 
 impl<S: BorrowMut<Session>> Iterator for Generator<S> {
@@ -110,5 +141,43 @@ impl<S: BorrowMut<Session>> fmt::Debug for Generator<S> {
             .field("sampler", &self.generation.sampler)
             .field("stop_reason", &self.stop_reason())
             .finish_non_exhaustive()
+    }
+}
+
+/// Why [`Session::into_generator`] failed, with the session that it was called on. Turns into the
+/// [`Error`] where `?` asks for one.
+#[derive(Debug)]
+pub struct IntoGeneratorError {
+    pub(super) session: Session,
+    pub(super) error: Error,
+}
+
+impl IntoGeneratorError {
+    /// What was wrong.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// The session, as it was.
+    pub fn into_session(self) -> Session {
+        self.session
+    }
+}
+
+impl From<IntoGeneratorError> for Error {
+    fn from(error: IntoGeneratorError) -> Self {
+        error.error
+    }
+}
+
+impl fmt::Display for IntoGeneratorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for IntoGeneratorError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
     }
 }
