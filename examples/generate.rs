@@ -1,7 +1,7 @@
 //! Continues a prompt, greedily: `cargo run --release --example generate -- MODEL [PROMPT]`
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
-use goldcrest::{Model, SamplingParams};
+use goldcrest::{GenerationParams, Model};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = model.session()?;
     session.push(&model.tokenizer()?.encode(&prompt)?)?;
 
-    let params = SamplingParams { max_tokens: Some(64), ..SamplingParams::greedy() };
+    let params = GenerationParams::greedy().max_tokens(64);
     let text: String =
         session.generate(params)?.map(|token| Ok(token?.text)).collect::<goldcrest::Result<_>>()?;
     println!("{prompt}{text}");

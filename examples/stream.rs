@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use goldcrest::{ErrorKind, Model, SamplingParams};
+use goldcrest::{CancelToken, ErrorKind, GenerationParams, Model, SamplingParams};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -16,19 +16,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = model.session()?;
     session.push(&model.tokenizer()?.encode(&prompt)?)?;
 
-    let cancel = session.cancel_token();
+    let cancel = CancelToken::new();
+    let params = GenerationParams::from(SamplingParams::default().temperature(0.7).seed(1))
+        .max_tokens(100)
+        .stop(["\n\n"])
+        .cancel(&cancel);
     std::thread::spawn(move || {
         std::thread::sleep(Duration::from_secs(10));
         cancel.cancel();
     });
 
-    let params = SamplingParams {
-        temperature: 0.7,
-        seed: Some(1),
-        max_tokens: Some(100),
-        stop: vec!["\n\n".to_owned()],
-        ..SamplingParams::default()
-    };
     print!("{prompt}");
     let mut logprob = 0.0;
     let mut generator = session.generate(params)?;
@@ -43,6 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Err(error) => return Err(error.into()),
         }
     }
+    print!("{}", generator.take_held()); // what an error kept from coming
     println!("\n({:?}, log-probability {logprob:.2})", generator.stop_reason());
     Ok(())
 }

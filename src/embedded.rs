@@ -9,12 +9,12 @@ impl Model {
     /// stories, there to see the engine work without a download.
     ///
     /// ```
-    /// use goldcrest::{Model, SamplingParams};
+    /// use goldcrest::{GenerationParams, Model};
     ///
     /// let model = Model::embedded().load()?;
     /// let mut session = model.session()?;
     /// session.push(&model.tokenizer()?.encode("Once upon a time")?)?;
-    /// let story = SamplingParams { temperature: 0.0, max_tokens: Some(8), ..Default::default() };
+    /// let story = GenerationParams::greedy().max_tokens(8);
     /// let text: Result<String, _> = session.generate(story)?.map(|t| t.map(|t| t.text)).collect();
     /// assert!(!text?.is_empty());
     /// # Ok::<(), goldcrest::Error>(())

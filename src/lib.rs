@@ -9,7 +9,7 @@
 //! let model = Model::open("model.gguf")?; // what the file is, is told from its content
 //! let mut session = model.session()?; // owns its keys and values; the model is shared
 //! session.push(&model.tokenizer()?.encode("Once upon a time")?)?;
-//! let params = SamplingParams { temperature: 0.7, seed: Some(1), ..Default::default() };
+//! let params = SamplingParams::default().temperature(0.7).seed(1);
 //! for token in session.generate(params)? {
 //!     print!("{}", token?.text); // never splits a character
 //! }
@@ -34,6 +34,9 @@ pub use config::{ARCHS, Arch, ArchRow, Config, Rope, RopeScaling, RopeStyle};
 pub use error::{Error, ErrorKind, Result};
 pub use goldcrest_kernels::{Format, Isa, KvType};
 pub use model::{Loader, Model};
-pub use sample::SamplingParams;
-pub use session::{CancelToken, Generator, Session, SessionOptions, Stats, StopReason, Token};
+pub use sample::{Choice, LogitsProcessor, Sampler, SamplingParams};
+pub use session::{
+    CancelToken, GenerationParams, Generator, IntoGeneratorError, Session, SessionOptions, Stats,
+    StopReason, Token,
+};
 pub use tokenizer::{Decoder, EncodeOptions, Tokenizer};

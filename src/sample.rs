@@ -1,159 +1,151 @@
-//! Choosing the next token: penalties, filters, a seeded generator.
+//! Choosing the next token: hooks, penalties, filters, a seeded generator.
 
 mod filter;
+mod params;
+mod penalty;
+mod processor;
 mod random;
 
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 
-use goldcrest_kernels::Kernels;
+use goldcrest_kernels::{Isa, Kernels};
 
 use crate::error::{Result, input_error};
 use filter::Candidates;
+pub use params::SamplingParams;
+pub(crate) use params::setters;
+use penalty::Penalty;
+pub use processor::LogitsProcessor;
 pub(crate) use random::Random;
 
-/// How the next token is chosen, and when generation stops. The defaults are llama.cpp's.
-///
-/// Filters apply in llama.cpp's order: repetition penalty, `top_k`, `top_p`, `min_p`, temperature.
-///
-/// ```
-/// use goldcrest::SamplingParams;
-/// let params = SamplingParams { temperature: 0.7, seed: Some(1), ..Default::default() };
-/// assert_eq!(params.top_k, 40);
-/// assert!(SamplingParams { top_p: 0.0, ..params }.validate().is_err());
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct SamplingParams {
-    /// Divides the logits; 0 takes the likeliest token (the lowest id of equals). Default 0.8.
-    pub temperature: f32,
-    /// Keeps the k likeliest tokens; 0 keeps all. Default 40.
-    pub top_k: usize,
-    /// Keeps the likeliest tokens that together reach this probability; 1 keeps all. Default 0.95.
-    pub top_p: f32,
-    /// Drops tokens less likely than this share of the likeliest; 0 keeps all. Default 0.05.
-    pub min_p: f32,
-    /// Divides positive logits of recent tokens and multiplies negative ones; 1 is off. Default 1.
-    pub repeat_penalty: f32,
-    /// How many recent tokens, prompt included, the penalty sees. Default 64.
-    pub repeat_last_n: usize,
-    /// Seed of the generator; `None` takes a random one. Default `None`.
-    pub seed: Option<u64>,
-    /// Tokens to generate at most; `None` until the context is full. Default `None`.
-    pub max_tokens: Option<usize>,
-    /// Texts that end the generation, themselves left out. Default none.
-    pub stop: Vec<String>,
-    /// Goes on after the model's end-of-generation tokens. Default false.
-    pub ignore_eos: bool,
-}
-
-impl Default for SamplingParams {
-    fn default() -> Self {
-        Self {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            seed: None,
-            max_tokens: None,
-            stop: Vec::new(),
-            ignore_eos: false,
-        }
-    }
-}
-
-impl SamplingParams {
-    /// Greedy decoding: the likeliest token each time.
-    pub fn greedy() -> Self {
-        Self { temperature: 0.0, ..Self::default() }
-    }
-
-    /// Checks every value.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) naming the first value out of range.
-    pub fn validate(&self) -> Result<()> {
-        let check = |ok: bool, name: &str, value: f32, range: &str| {
-            if ok {
-                return Ok(());
-            }
-            Err(input_error(format!("{name} is {value}; it must be {range}")))
-        };
-        let Self { temperature, top_p, min_p, repeat_penalty, .. } = *self;
-        let finite = |x: f32, low: f32| x.is_finite() && x >= low;
-        check(finite(temperature, 0.0), "temperature", temperature, "0 or more")?;
-        check(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, "above 0 and at most 1")?;
-        check((0.0..=1.0).contains(&min_p), "min_p", min_p, "from 0 to 1")?;
-        check(
-            repeat_penalty.is_finite() && repeat_penalty > 0.0,
-            "repeat_penalty",
-            repeat_penalty,
-            "above 0",
-        )?;
-        if self.stop.iter().any(String::is_empty) {
-            return Err(input_error("a stop string is empty"));
-        }
-        Ok(())
-    }
-}
-
-/// A token id and the natural logarithm of its probability under the raw logits.
+/// A token that was chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Choice {
-    pub(crate) id: u32,
-    pub(crate) logprob: f32,
+#[non_exhaustive]
+pub struct Choice {
+    /// Its id.
+    pub id: u32,
+    /// The natural logarithm of its probability under the raw logits.
+    pub logprob: f32,
 }
 
-/// The state of one generation's choices. Allocates when it is made and not after.
-pub(crate) struct Sampler {
+/// Chooses tokens from logits, as a [`Generator`](crate::Generator) does: for those who run passes
+/// themselves.
+///
+/// ```no_run
+/// use goldcrest::{Model, Sampler, SamplingParams};
+///
+/// let model = Model::open("model.gguf")?;
+/// let mut session = model.session()?;
+/// let mut sampler = Sampler::new(SamplingParams::default(), model.config().vocab_size)?;
+/// let mut next = model.tokenizer()?.encode("Once upon a time")?;
+/// while session.tokens().len() < 100 {
+///     session.push(&next)?;
+///     next.iter().for_each(|&id| sampler.accept(id));
+///     let logits = session.logits().expect("tokens were pushed");
+///     next = vec![sampler.choose(logits)?.id];
+/// }
+/// # Ok::<(), goldcrest::Error>(())
+/// ```
+pub struct Sampler {
     params: SamplingParams,
+    kernels: &'static Kernels,
+    vocab: usize,
     seed: u64,
     random: Random,
-    /// The last `repeat_last_n` tokens, a ring.
-    recent: Vec<u32>,
-    oldest: usize,
-    /// A copy of the logits, penalised; then probabilities.
+    processors: Vec<Box<dyn LogitsProcessor>>,
+    /// All that was accepted.
+    tokens: Vec<u32>,
+    penalty: Penalty,
+    /// `[vocab]`: the logits, processed and penalised; then probabilities.
     work: Vec<f32>,
     candidates: Candidates,
 }
 
 impl Sampler {
-    /// `history` is what the penalty sees at first.
-    pub(crate) fn new(params: SamplingParams, vocab: usize, history: &[u32]) -> Result<Self> {
+    /// A sampler for logits of `vocab` tokens, at the start of a text.
+    ///
+    /// # Errors
+    /// Those of [`SamplingParams::validate`].
+    pub fn new(params: SamplingParams, vocab: usize) -> Result<Self> {
+        // On its own it gives one log-probability on every machine.
+        let kernels = Kernels::deterministic(Isa::best()).unwrap_or(Kernels::best());
+        Self::with_kernels(params, vocab, kernels)
+    }
+
+    pub(crate) fn with_kernels(
+        params: SamplingParams,
+        vocab: usize,
+        kernels: &'static Kernels,
+    ) -> Result<Self> {
         params.validate()?;
         let seed = params.seed.unwrap_or_else(random_seed);
-        let penalised = if params.repeat_penalty == 1.0 { 0 } else { params.repeat_last_n };
-        let mut recent = Vec::with_capacity(penalised.min(1 << 20));
-        recent.extend(&history[history.len() - history.len().min(penalised)..]);
         Ok(Self {
+            kernels,
+            vocab,
             seed,
             random: Random::new(seed),
-            recent,
-            oldest: 0,
+            processors: Vec::new(),
+            tokens: Vec::new(),
+            penalty: Penalty::new(&params),
             work: Vec::with_capacity(vocab),
             candidates: Candidates::new(if params.temperature == 0.0 { 0 } else { vocab }),
             params,
         })
     }
 
-    /// The seed in use, to repeat the generation.
-    pub(crate) fn seed(&self) -> u64 {
+    /// Adds a hook, which sees the logits before penalties and filters, and after the hooks that were
+    /// added before it.
+    #[must_use]
+    pub fn with_processor(mut self, processor: impl LogitsProcessor + 'static) -> Self {
+        self.add_processor(Box::new(processor));
+        self
+    }
+
+    pub(crate) fn add_processor(&mut self, processor: Box<dyn LogitsProcessor>) {
+        self.processors.push(processor);
+    }
+
+    /// The seed in use, to repeat the choices.
+    pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Chooses the next token and remembers it.
+    /// All tokens that were accepted.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Takes note that the text goes on with a token, of the prompt or a chosen one.
+    pub fn accept(&mut self, id: u32) {
+        self.tokens.push(id);
+        self.penalty.accept(&self.tokens);
+    }
+
+    /// Chooses the token after those accepted, of which `logits` (`[vocab]`) are the model's. It is
+    /// not [accepted](Self::accept) yet.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when the logits hold a NaN: the weights are broken.
-    pub(crate) fn choose(&mut self, logits: &[f32], kernels: &Kernels) -> Result<Choice> {
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when there are not `vocab` logits, when a NaN
+    /// is among them (the weights are broken), or when hooks leave no token.
+    pub fn choose(&mut self, logits: &[f32]) -> Result<Choice> {
+        if logits.len() != self.vocab {
+            let (have, vocab) = (logits.len(), self.vocab);
+            return Err(input_error(format!("{have} logits for a vocabulary of {vocab}")));
+        }
         self.work.clear();
         self.work.extend_from_slice(logits);
-        self.penalise();
+        for processor in &mut self.processors {
+            processor.process(&self.tokens, &mut self.work);
+        }
+        self.penalty.apply(&mut self.work);
         let best = argmax(&self.work)
             .ok_or_else(|| input_error("the model's logits are not numbers (broken weights?)"))?;
+        if self.work[best as usize] == f32::NEG_INFINITY {
+            return Err(input_error("every token is excluded"));
+        }
         let id = if self.params.temperature == 0.0 { best } else { self.draw(best) };
-        self.remember(id);
-        Ok(Choice { id, logprob: self.logprob(logits, id, kernels) })
+        Ok(Choice { id, logprob: self.logprob(logits, id) })
     }
 
     fn draw(&mut self, best: u32) -> u32 {
@@ -163,37 +155,24 @@ impl Sampler {
         self.candidates.draw(max, self.params.temperature, self.random.unit())
     }
 
-    fn penalise(&mut self) {
-        let penalty = self.params.repeat_penalty;
-        for (i, &id) in self.recent.iter().enumerate() {
-            // A token counts once, however often it came.
-            if self.recent[..i].contains(&id) {
-                continue;
-            }
-            if let Some(logit) = self.work.get_mut(id as usize) {
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-            }
-        }
-    }
-
-    fn remember(&mut self, id: u32) {
-        let limit = if self.params.repeat_penalty == 1.0 { 0 } else { self.params.repeat_last_n };
-        if self.recent.len() < limit {
-            self.recent.push(id);
-        } else if limit > 0 {
-            self.recent[self.oldest] = id;
-            self.oldest = (self.oldest + 1) % limit;
-        }
-    }
-
-    fn logprob(&mut self, logits: &[f32], id: u32, kernels: &Kernels) -> f32 {
+    fn logprob(&mut self, logits: &[f32], id: u32) -> f32 {
         self.work.clear();
         self.work.extend_from_slice(logits);
         let Some(best) = argmax(logits) else { return f32::NAN };
-        kernels.softmax(&mut self.work);
+        self.kernels.softmax(&mut self.work);
         // The likeliest has probability 1 / sum(exp(x - max)), which no underflow reaches.
         let log_sum = -filter::ln(f64::from(self.work[best as usize]));
         (f64::from(logits[id as usize]) - f64::from(logits[best as usize]) - log_sum) as f32
+    }
+}
+
+impl fmt::Debug for Sampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sampler")
+            .field("params", &self.params)
+            .field("seed", &self.seed)
+            .field("tokens", &self.tokens.len())
+            .finish_non_exhaustive()
     }
 }
 

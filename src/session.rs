@@ -1,25 +1,42 @@
 //! Sessions: a context and what continues it.
 
 mod cancel;
+mod generation;
 mod generator;
+mod params;
 mod stats;
 mod stop;
+mod text;
 
 use std::time::Instant;
 
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result, input_error};
 use crate::model::{BATCH, Model, Pass};
-use crate::sample::SamplingParams;
+use crate::sample::setters;
 pub use cancel::CancelToken;
-pub use generator::{Generator, StopReason, Token};
+use generation::Generation;
+pub use generator::{Generator, IntoGeneratorError, StopReason, Token};
+pub use params::GenerationParams;
 pub use stats::Stats;
 
 /// The size of a session.
+///
+/// ```
+/// let options = goldcrest::SessionOptions::default().context(512);
+/// assert_eq!(options.context, Some(512));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionOptions {
     /// Positions of the context; `None` takes the model's setting.
     pub context: Option<usize>,
+}
+
+impl SessionOptions {
+    setters! {
+        context: impl Into<Option<usize>>,
+    }
 }
 
 /// One context of a model: its tokens, their keys and values, and the logits after the last.
@@ -41,7 +58,6 @@ pub struct Session {
     ids: Vec<u32>,
     /// `[vocab]`: after the last token, when the cache covers all of them.
     logits: Vec<f32>,
-    cancel: CancelToken,
     stats: Stats,
 }
 
@@ -58,7 +74,6 @@ impl Session {
             cache: Cache::new(model.config(), model.kv(), context)?,
             ids: Vec::with_capacity(context),
             logits: vec![0.0; model.config().vocab_size],
-            cancel: CancelToken::default(),
             stats: Stats::default(),
             model,
         })
@@ -79,11 +94,6 @@ impl Session {
         self.cache.capacity()
     }
 
-    /// Stops this session's work from another thread.
-    pub fn cancel_token(&self) -> CancelToken {
-        self.cancel.clone()
-    }
-
     /// Tokens and seconds so far.
     pub fn stats(&self) -> Stats {
         self.stats
@@ -94,12 +104,21 @@ impl Session {
     /// # Errors
     /// [`ErrorKind::Input`] for no tokens or an id outside the vocabulary,
     /// [`ErrorKind::ContextFull`] when they do not fit: nothing is appended then.
-    /// [`ErrorKind::Cancelled`]: what was run before stays in the context.
+    /// [`ErrorKind::Worker`]: what was run before stays in the context.
     pub fn push(&mut self, ids: &[u32]) -> Result<()> {
+        self.push_cancellable(ids, CancelToken::never())
+    }
+
+    /// Appends tokens to the context, unless `cancel` is cancelled before they have run.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push), and [`ErrorKind::Cancelled`]: what was run before stays in the
+    /// context.
+    pub fn push_cancellable(&mut self, ids: &[u32], cancel: &CancelToken) -> Result<()> {
         self.append(ids)?;
         let start = Instant::now();
         let from = self.cache.len();
-        let result = self.catch_up();
+        let result = self.catch_up(cancel);
         self.stats.prompt(self.cache.len() - from, start.elapsed());
         self.keep_what_ran(result)
     }
@@ -110,8 +129,9 @@ impl Session {
     /// As [`push`](Self::push).
     pub fn logits_all(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
         // What is still to be run from before is not asked for.
+        let cancel = CancelToken::never();
         if self.cache.len() < self.ids.len() {
-            self.catch_up()?;
+            self.catch_up(cancel)?;
         }
         self.append(ids)?;
         let vocab = self.logits.len();
@@ -119,7 +139,7 @@ impl Session {
         let start = Instant::now();
         let mut result = Ok(());
         for (ids, logits) in ids.chunks(BATCH).zip(all.chunks_mut(BATCH * vocab)) {
-            let Self { model, cache, cancel, .. } = self;
+            let Self { model, cache, .. } = self;
             result = result.and_then(|()| model.run(Pass { ids, cache, logits, cancel }));
         }
         self.stats.prompt(ids.len(), start.elapsed());
@@ -134,15 +154,36 @@ impl Session {
         (!self.ids.is_empty() && self.cache.len() == self.ids.len()).then_some(&self.logits)
     }
 
-    /// Continues the context.
+    /// Continues the context. Takes [`GenerationParams`], or
+    /// [`SamplingParams`](crate::SamplingParams) alone.
     ///
     /// # Errors
     /// [`ErrorKind::Input`] for parameters out of range, or when the context is empty.
-    pub fn generate(&mut self, params: SamplingParams) -> Result<Generator<'_>> {
-        if self.ids.is_empty() {
-            return Err(input_error("there is nothing to continue: push a prompt first"));
+    pub fn generate(
+        &mut self,
+        params: impl Into<GenerationParams>,
+    ) -> Result<Generator<&mut Self>> {
+        let generation = Generation::new(self, params.into())?;
+        Ok(Generator::new(self, generation))
+    }
+
+    /// Continues the context with a generator that owns the session, to be sent to a thread;
+    /// [`Generator::into_session`] gives it back.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate); the error has the session.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it moves no more than the session that it returns"
+    )]
+    pub fn into_generator(
+        self,
+        params: impl Into<GenerationParams>,
+    ) -> Result<Generator<Self>, IntoGeneratorError> {
+        match Generation::new(&self, params.into()) {
+            Ok(generation) => Ok(Generator::new(self, generation)),
+            Err(error) => Err(IntoGeneratorError { session: self, error }),
         }
-        Generator::new(self, params)
     }
 
     /// Empties the context.
@@ -183,9 +224,9 @@ impl Session {
     }
 
     /// Runs the tokens that the cache does not cover.
-    fn catch_up(&mut self) -> Result<()> {
+    fn catch_up(&mut self, cancel: &CancelToken) -> Result<()> {
         while self.cache.len() < self.ids.len() {
-            let Self { model, cache, ids, logits, cancel, .. } = self;
+            let Self { model, cache, ids, logits, .. } = self;
             let rest = &ids[cache.len()..];
             let ids = &rest[..rest.len().min(BATCH)];
             let logits = if ids.len() == rest.len() { &mut logits[..] } else { &mut [] };

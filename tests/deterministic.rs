@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::assets;
-use goldcrest::{Isa, KvType, Model, SamplingParams};
+use goldcrest::{GenerationParams, Isa, KvType, Model, SamplingParams};
 
 /// Tokens of a generation.
 const TOKENS: usize = 24;
@@ -86,7 +86,7 @@ fn prompt(len: usize, vocab: usize) -> Vec<u32> {
     (0..len).map(|i| (i * i * 7 + i * 3 + 5) as u32 % vocab as u32).collect()
 }
 
-fn generate(model: &Model, ids: &[u32], params: SamplingParams) -> u64 {
+fn generate(model: &Model, ids: &[u32], params: GenerationParams) -> u64 {
     let mut session = model.session().unwrap();
     session.push(ids).unwrap();
     let mut sum = Sum::new();
@@ -98,14 +98,10 @@ fn generate(model: &Model, ids: &[u32], params: SamplingParams) -> u64 {
     sum.0
 }
 
-fn params(random: bool) -> SamplingParams {
-    let params = SamplingParams {
-        max_tokens: Some(TOKENS),
-        ignore_eos: true,
-        seed: Some(7),
-        ..SamplingParams::default()
-    };
-    if random { params } else { SamplingParams { temperature: 0.0, ..params } }
+fn params(random: bool) -> GenerationParams {
+    let sampling = SamplingParams::default().seed(7);
+    let sampling = if random { sampling } else { sampling.temperature(0.0) };
+    GenerationParams::from(sampling).max_tokens(TOKENS).ignore_eos(true)
 }
 
 fn load(path: &Path, isa: Isa, threads: usize, kv: KvType) -> Model {

@@ -2,7 +2,7 @@
 //! said to have learnt, and it tells the same story on every instruction set.
 #![cfg(feature = "embedded-model")]
 
-use goldcrest::{Isa, Model, SamplingParams};
+use goldcrest::{GenerationParams, Isa, Model};
 use sha2::{Digest, Sha256};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/stories.gguf");
@@ -50,12 +50,7 @@ fn loss_of_a_held_out_text() {
 
 #[test]
 fn one_story_on_every_instruction_set() {
-    let params = SamplingParams {
-        temperature: 0.0,
-        max_tokens: Some(60),
-        ignore_eos: true,
-        ..SamplingParams::default()
-    };
+    let params = GenerationParams::greedy().max_tokens(60).ignore_eos(true);
     for isa in Isa::supported() {
         for threads in [1, 2] {
             let model = deterministic(isa, threads);

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::assets;
-use goldcrest::{ErrorKind, Format, Isa, Model, SamplingParams, SessionOptions, StopReason};
+use goldcrest::{
+    CancelToken, ErrorKind, Format, GenerationParams, Isa, Model, SamplingParams, SessionOptions,
+    StopReason,
+};
 
 const PROMPT: &[u32] = &[1, 403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421];
 
@@ -18,12 +21,12 @@ fn model() -> Option<Model> {
     Some(Model::loader(file("stories260K-F32.gguf")?).threads(2).load().unwrap())
 }
 
-fn greedy(max_tokens: usize) -> SamplingParams {
-    SamplingParams { max_tokens: Some(max_tokens), ..SamplingParams::greedy() }
+fn greedy(max_tokens: usize) -> GenerationParams {
+    GenerationParams::greedy().max_tokens(max_tokens)
 }
 
 /// Text and reason of a generation after the beginning-of-text token.
-fn tell(model: &Model, params: SamplingParams) -> (String, Option<StopReason>) {
+fn tell(model: &Model, params: GenerationParams) -> (String, Option<StopReason>) {
     let mut session = model.session().unwrap();
     session.push(&[1]).unwrap();
     let mut generator = session.generate(params).unwrap();
@@ -35,14 +38,14 @@ fn tell(model: &Model, params: SamplingParams) -> (String, Option<StopReason>) {
 fn stop_strings_end_the_text_before_them() {
     let Some(model) = model() else { return };
     let stop = vec!["named Lily".to_owned(), "nowhere".to_owned()];
-    let (text, reason) = tell(&model, SamplingParams { stop, ..greedy(100) });
+    let (text, reason) = tell(&model, greedy(100).stop(stop));
     assert_eq!(text, "Once upon a time, there was a little girl ");
     assert_eq!(reason, Some(StopReason::StopString));
     // Text that was held back comes out when the generation ends otherwise.
     let (plain, _) = tell(&model, greedy(12));
     let tail = plain.chars().last().unwrap();
     let stop = vec![format!("{tail}never")];
-    let (held, reason) = tell(&model, SamplingParams { stop, ..greedy(12) });
+    let (held, reason) = tell(&model, greedy(12).stop(stop));
     assert_eq!((held, reason), (plain, Some(StopReason::MaxTokens)));
 }
 
@@ -65,13 +68,13 @@ fn a_generation_ends_at_an_end_token_unless_it_is_ignored() {
     let (ids, kept, reason) = continuation(&model, greedy(40));
     assert_eq!((&ids[..], reason), (&plain[..=first], Some(StopReason::EndOfText)));
     assert_eq!(kept, 1 + first, "the end token is not part of the context");
-    let ignoring = SamplingParams { ignore_eos: true, ..greedy(40) };
+    let ignoring = greedy(40).ignore_eos(true);
     let (ids, kept, reason) = continuation(&model, ignoring);
     assert_eq!((ids, kept, reason), (plain, 41, Some(StopReason::MaxTokens)));
 }
 
 /// Ids after the beginning-of-text token, tokens in the context afterwards, and the reason.
-fn continuation(model: &Model, params: SamplingParams) -> (Vec<u32>, usize, Option<StopReason>) {
+fn continuation(model: &Model, params: GenerationParams) -> (Vec<u32>, usize, Option<StopReason>) {
     let mut session = model.session().unwrap();
     session.push(&[1]).unwrap();
     let mut generator = session.generate(params).unwrap();
@@ -83,7 +86,7 @@ fn continuation(model: &Model, params: SamplingParams) -> (Vec<u32>, usize, Opti
 #[test]
 fn the_end_of_the_context_is_one_error() {
     let Some(model) = model() else { return };
-    let options = SessionOptions { context: Some(20) };
+    let options = SessionOptions::default().context(20);
     let mut session = model.session_with(options).unwrap();
     let error = session.push(&[1; 21]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ContextFull);
@@ -99,7 +102,7 @@ fn the_end_of_the_context_is_one_error() {
     assert_eq!(items[8].as_ref().unwrap_err().kind(), ErrorKind::ContextFull);
     assert_eq!(generator.stop_reason(), Some(StopReason::ContextFull));
     assert!(generator.next().is_none());
-    assert!(model.session_with(SessionOptions { context: Some(0) }).is_err());
+    assert!(model.session_with(SessionOptions::default().context(0)).is_err());
 }
 
 #[test]
@@ -126,7 +129,8 @@ fn another_thread_cancels() {
     let Some(model) = model() else { return };
     let mut session = model.session().unwrap();
     session.push(PROMPT).unwrap();
-    let cancel = session.cancel_token();
+    let token = CancelToken::new();
+    let cancel = token.clone();
     let helper = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(5));
         cancel.cancel();
@@ -134,7 +138,7 @@ fn another_thread_cancels() {
     let mut rounds = 0;
     let error = loop {
         session.truncate(PROMPT.len());
-        match session.generate(greedy(300)).unwrap().find_map(Result::err) {
+        match session.generate(greedy(300).cancel(&token)).unwrap().find_map(Result::err) {
             Some(error) => break error,
             None => rounds += 1,
         }
@@ -150,8 +154,8 @@ fn another_thread_cancels() {
     let fresh: Vec<u32> = session.generate(greedy(9)).unwrap().map(|t| t.unwrap().id).collect();
     assert_eq!(after, fresh);
     // A prompt is given up too, and leaves what ran before.
-    session.cancel_token().cancel();
-    assert_eq!(session.push(&[5; 40]).unwrap_err().kind(), ErrorKind::Cancelled);
+    let error = session.push_cancellable(&[5; 40], &token).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
     session.push(&[5; 40]).unwrap();
 }
 
@@ -159,9 +163,8 @@ fn another_thread_cancels() {
 fn a_seed_repeats_and_sessions_take_turns() {
     let Some(model) = model() else { return };
     let run = |seed| {
-        let params =
-            SamplingParams { seed: Some(seed), max_tokens: Some(60), ..Default::default() };
-        tell(&model, params).0
+        let sampling = SamplingParams::default().seed(seed);
+        tell(&model, GenerationParams::from(sampling).max_tokens(60)).0
     };
     let alone = [run(1), run(2)];
     assert_ne!(alone[0], alone[1]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::assets;
 use common::reference::{Reference, json, max_difference, relative_rmse};
-use goldcrest::{KvType, Model, SamplingParams};
+use goldcrest::{GenerationParams, KvType, Model};
 
 const CASES: &[&str] = &[
     "llama",
@@ -35,8 +35,7 @@ fn logits(model: &Model, golden: &Reference) -> Vec<f32> {
 fn greedy(model: &Model, golden: &Reference) -> Vec<u32> {
     let mut session = model.session().unwrap();
     session.push(&golden.ids("input_ids")).unwrap();
-    let params =
-        SamplingParams { max_tokens: Some(24), ignore_eos: true, ..SamplingParams::greedy() };
+    let params = GenerationParams::greedy().max_tokens(24).ignore_eos(true);
     session.generate(params).unwrap().map(|token| token.unwrap().id).collect()
 }
 

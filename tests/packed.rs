@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::assets;
 use common::gguf::tiny;
 use goldcrest::load::{Checkpoint, FileKind, ReadOptions, fuzzing};
-use goldcrest::{Error, ErrorKind, Format, KvType, Model, SamplingParams};
+use goldcrest::{Error, ErrorKind, Format, GenerationParams, KvType, Model};
 use tempfile::TempDir;
 
 /// Token by token: the bits of logits, and the greedy text.
@@ -18,8 +18,7 @@ fn outcome(path: &Path, mmap: bool) -> (Vec<u32>, Vec<u32>) {
     let ids = [1, 5, 9, 13, 21, 7, 11, 2];
     let mut session = model.session().unwrap();
     let bits = session.logits_all(&ids).unwrap().iter().map(|x| x.to_bits()).collect();
-    let params =
-        SamplingParams { max_tokens: Some(20), ignore_eos: true, ..SamplingParams::greedy() };
+    let params = GenerationParams::greedy().max_tokens(20).ignore_eos(true);
     let tokens = session.generate(params).unwrap().map(|token| token.unwrap().id).collect();
     (bits, tokens)
 }
@@ -85,7 +84,7 @@ fn the_text_of_a_packed_file_is_the_sources() {
             let model = Model::open(path).unwrap();
             let mut session = model.session().unwrap();
             session.push(&model.tokenizer().unwrap().encode("Once upon a time").unwrap()).unwrap();
-            let params = SamplingParams { max_tokens: Some(64), ..SamplingParams::greedy() };
+            let params = GenerationParams::greedy().max_tokens(64);
             session.generate(params).unwrap().map(|token| token.unwrap().text).collect()
         };
         assert_eq!(text(&path), text(&stories.join(source)), "{source}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::assets;
 use common::reference::{json, max_difference};
-use goldcrest::{KvType, Model, SamplingParams};
+use goldcrest::{GenerationParams, KvType, Model};
 
 fn stories() -> Option<PathBuf> {
     assets().map(|assets| assets.join("models/stories260K"))
@@ -26,7 +26,7 @@ fn tell(model: &Model, prompt: &str, len: usize) -> String {
     let ids = model.tokenizer().unwrap().encode(prompt).unwrap();
     let mut session = model.session().unwrap();
     session.push(&ids).unwrap();
-    let params = SamplingParams { max_tokens: Some(len - ids.len()), ..SamplingParams::greedy() };
+    let params = GenerationParams::greedy().max_tokens(len - ids.len());
     let texts = session.generate(params).unwrap().map(|token| token.unwrap().text);
     prompt.to_owned() + &texts.collect::<String>()
 }

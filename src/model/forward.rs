@@ -72,7 +72,6 @@ impl Graph {
         };
         engine.team.run(&|worker| walk.run(worker, &mut lock(&lanes[worker.index()])))?;
         if walk.cancelled.load(Ordering::Relaxed) {
-            cancel.take();
             return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
         }
         cache.advance(rows);

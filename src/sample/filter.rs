@@ -93,7 +93,8 @@ impl Candidates {
             }
         }
         // Rounding can leave a crumb: the likeliest takes it.
-        self.list.first().map_or(0, |&(id, _)| id)
+        let likeliest = self.list.iter().find(|&&(_, logit)| logit == max);
+        likeliest.map_or(0, |&(id, _)| id)
     }
 }
 
@@ -158,16 +159,16 @@ mod tests {
 
     #[test]
     fn filters_keep_what_they_say() {
-        let off = SamplingParams { top_k: 0, top_p: 1.0, min_p: 0.0, ..Default::default() };
+        let off = SamplingParams::default().top_k(0).top_p(1.0).min_p(0.0);
         // Probabilities 0.1, 0.4, 0.2, 0.3.
         let logits: Vec<f32> = [0.1f32, 0.4, 0.2, 0.3].iter().map(|p| p.ln()).collect();
         assert_eq!(select(&logits, &off), [0, 1, 2, 3]);
-        assert_eq!(select(&logits, &SamplingParams { top_k: 2, ..off.clone() }), [1, 3]);
-        assert_eq!(select(&logits, &SamplingParams { top_p: 0.71, ..off.clone() }), [1, 3, 2]);
-        assert_eq!(select(&logits, &SamplingParams { top_p: 0.01, ..off.clone() }), [1]);
-        assert_eq!(select(&logits, &SamplingParams { min_p: 0.6, ..off.clone() }), [1, 3]);
+        assert_eq!(select(&logits, &off.clone().top_k(2)), [1, 3]);
+        assert_eq!(select(&logits, &off.clone().top_p(0.71)), [1, 3, 2]);
+        assert_eq!(select(&logits, &off.clone().top_p(0.01)), [1]);
+        assert_eq!(select(&logits, &off.clone().min_p(0.6)), [1, 3]);
         // top_p counts within what top_k left: 0.4 / 0.7 passes 0.57.
-        let both = SamplingParams { top_k: 2, top_p: 0.57, ..off };
+        let both = off.top_k(2).top_p(0.57);
         assert_eq!(select(&logits, &both), [1]);
     }
 
@@ -178,10 +179,10 @@ mod tests {
         let mut sorted: Vec<u32> = (0..5000).collect();
         sorted.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
         for top_k in [1, 2, 40, 700, 5000, 9000] {
-            let params = SamplingParams { top_k, top_p: 1.0, min_p: 0.0, ..Default::default() };
+            let params = SamplingParams::default().top_k(top_k).top_p(1.0).min_p(0.0);
             assert_eq!(select(&logits, &params), sorted[..top_k.min(5000)]);
         }
-        let wide = SamplingParams { top_k: 0, top_p: 0.999, min_p: 0.0, ..Default::default() };
+        let wide = SamplingParams::default().top_k(0).top_p(0.999).min_p(0.0);
         let kept = select(&logits, &wide);
         assert!(kept.len() > 128 && kept == sorted[..kept.len()]);
     }

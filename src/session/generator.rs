@@ -1,15 +1,16 @@
 //! Generation as an iterator of tokens.
 
-use std::time::Instant;
+use std::borrow::BorrowMut;
+use std::fmt;
 
 use super::Session;
-use super::stop::StopFilter;
-use crate::error::{Error, ErrorKind, Result, input_error};
-use crate::sample::{Choice, Sampler, SamplingParams};
-use crate::tokenizer::{Decoder, Tokenizer};
+use super::generation::Generation;
+use crate::error::{Error, Result};
+use crate::sample::LogitsProcessor;
 
 /// A token of a generation.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Token {
     /// Its id.
     pub id: u32,
@@ -28,7 +29,7 @@ pub enum StopReason {
     EndOfText,
     /// A stop string came.
     StopString,
-    /// [`SamplingParams::max_tokens`] were generated.
+    /// [`GenerationParams::max_tokens`](crate::GenerationParams::max_tokens) were generated.
     MaxTokens,
     /// The context is full.
     ContextFull,
@@ -38,152 +39,145 @@ pub enum StopReason {
     Failed,
 }
 
-/// Continues a session's context: an iterator of tokens, made by [`Session::generate`].
+/// Continues a session's context: an iterator of tokens.
+///
+/// [`Session::generate`] makes one that borrows the session, [`Session::into_generator`] one that
+/// owns it: that one is `Send + 'static`, so that a thread can run it and send its tokens through a
+/// channel to wherever they are awaited. `S` is how the session is held.
 ///
 /// Every token chosen is yielded, the one that ends the generation too; the texts joined are the
 /// text. All tokens but an end-of-generation one stay in the session's context, if they fit.
 ///
-/// An error ends the iteration: [`ErrorKind::ContextFull`] when the context has no room for
-/// another token, [`ErrorKind::Cancelled`], [`ErrorKind::Worker`].
-pub struct Generator<'s> {
-    session: &'s mut Session,
-    sampler: Sampler,
-    text: Option<Text>,
-    /// End-of-generation ids; empty when they are ignored.
-    ends: Vec<u32>,
-    left: usize,
-    stopped: Option<StopReason>,
-    /// The token chosen last did not fit into the context.
-    full: bool,
+/// An error ends the iteration: [`ErrorKind::ContextFull`](crate::ErrorKind::ContextFull) when the
+/// context has no room for another token, [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled),
+/// [`ErrorKind::Worker`](crate::ErrorKind::Worker). Text may have been held back then:
+/// [`take_held`](Self::take_held) has it.
+///
+/// ```no_run
+/// use goldcrest::{Model, SamplingParams};
+///
+/// let model = Model::open("model.gguf")?;
+/// let mut session = model.session()?;
+/// session.push(&model.tokenizer()?.encode("Once upon a time")?)?;
+/// let mut generator = session.into_generator(SamplingParams::default())?;
+/// let (sender, texts) = std::sync::mpsc::sync_channel(16);
+/// let thread = std::thread::spawn(move || {
+///     // A receiver that is gone ends the generation.
+///     while let Some(Ok(token)) = generator.next()
+///         && sender.send(token.text).is_ok()
+///     {}
+///     generator.into_session()
+/// });
+/// for text in texts {
+///     print!("{text}");
+/// }
+/// let session = thread.join().unwrap();
+/// # Ok::<(), goldcrest::Error>(())
+/// ```
+#[must_use = "a generator does nothing unless it is iterated"]
+pub struct Generator<S> {
+    session: S,
+    generation: Generation,
 }
 
-/// From ids to text without stop strings.
-struct Text {
-    decoder: Decoder,
-    stop: StopFilter,
-    /// Ids from here on are rows of the embedding that no token uses.
-    tokens: usize,
-}
+impl<S: BorrowMut<Session>> Generator<S> {
+    pub(super) fn new(session: S, generation: Generation) -> Self {
+        Self { session, generation }
+    }
 
-impl<'s> Generator<'s> {
-    pub(super) fn new(session: &'s mut Session, params: SamplingParams) -> Result<Self> {
-        let (left, ignore_eos) = (params.max_tokens.unwrap_or(usize::MAX), params.ignore_eos);
-        let stop = params.stop.clone();
-        let sampler = Sampler::new(params, session.logits.len(), &session.ids)?;
-        let text = match session.model.tokenizer() {
-            Ok(tokenizer) => Some(Text::new(tokenizer, &session.ids, stop)?),
-            Err(_) if stop.is_empty() => None,
-            Err(error) => {
-                return Err(input_error("stop strings need a tokenizer").because(error));
-            }
-        };
-        let ends = if ignore_eos { Vec::new() } else { session.model.end_ids().to_vec() };
-        let stopped = (left == 0).then_some(StopReason::MaxTokens);
-        Ok(Self { session, sampler, text, ends, left, stopped, full: false })
+    /// Adds a hook on the logits, which sees them before penalties and filters, and after the hooks
+    /// that were added before it.
+    pub fn with_processor(mut self, processor: impl LogitsProcessor + 'static) -> Self {
+        self.generation.sampler.add_processor(Box::new(processor));
+        self
     }
 
     /// Why the generation ended; `None` while it goes on.
     pub fn stop_reason(&self) -> Option<StopReason> {
-        self.stopped
+        self.generation.stopped
     }
 
     /// The seed in use: with the same parameters it repeats the generation.
     pub fn seed(&self) -> u64 {
-        self.sampler.seed()
+        self.generation.sampler.seed()
+    }
+
+    /// Takes the text of tokens yielded that was held back, since it may be the start of a stop string
+    /// or of a character.
+    ///
+    /// An ordinary end leaves none: the last token brings it. After an error, or where the caller
+    /// breaks off, it is what is missing from the text. The start of a character counts, as U+FFFD,
+    /// once the generation has ended. Where it goes on, what was taken no longer begins a stop
+    /// string.
+    pub fn take_held(&mut self) -> String {
+        self.generation.take_held()
     }
 
     /// The session, as it is now.
     pub fn session(&self) -> &Session {
+        self.session.borrow()
+    }
+
+    /// Ends the generation and gives the session back.
+    pub fn into_session(self) -> S {
         self.session
-    }
-
-    fn step(&mut self) -> Result<Token> {
-        let start = Instant::now();
-        if self.full {
-            let context = self.session.context();
-            let message = format!("the context of {context} tokens is full");
-            return Err(Error::new(ErrorKind::ContextFull, message));
-        }
-        if self.session.cancel.take() {
-            return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
-        }
-        let ran = self.session.cache.len() < self.session.ids.len();
-        self.session.catch_up()?;
-        let kernels = self.session.model.kernels();
-        let choice = self.sampler.choose(&self.session.logits, kernels)?;
-        self.left -= 1;
-        self.full = self.session.ids.len() == self.session.context();
-        if self.ends.contains(&choice.id) {
-            self.stopped = Some(StopReason::EndOfText);
-        } else {
-            if !self.full {
-                self.session.ids.push(choice.id);
-            }
-            self.stopped = (self.left == 0).then_some(StopReason::MaxTokens);
-        }
-        let token = self.token(choice);
-        if ran {
-            self.session.stats.decode(start.elapsed());
-        }
-        token
-    }
-
-    fn token(&mut self, Choice { id, logprob }: Choice) -> Result<Token> {
-        let Some(text) = &mut self.text else {
-            return Ok(Token { id, text: String::new(), logprob });
-        };
-        let (mut piece, stopped) = text.push(id)?;
-        if stopped {
-            self.stopped = Some(StopReason::StopString);
-        } else if self.stopped.is_some() || self.full {
-            piece.push_str(&text.finish());
-        }
-        Ok(Token { id, text: piece, logprob })
     }
 }
 
-impl Iterator for Generator<'_> {
+impl<S: BorrowMut<Session>> Iterator for Generator<S> {
     type Item = Result<Token>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.stopped.is_some() {
-            return None;
-        }
-        let token = self.step();
-        if let Err(error) = &token {
-            self.stopped = Some(match error.kind() {
-                ErrorKind::ContextFull => StopReason::ContextFull,
-                ErrorKind::Cancelled => StopReason::Cancelled,
-                _ => StopReason::Failed,
-            });
-        }
-        Some(token)
+        self.generation.next(self.session.borrow_mut())
     }
 }
 
-impl std::iter::FusedIterator for Generator<'_> {}
+impl<S: BorrowMut<Session>> std::iter::FusedIterator for Generator<S> {}
 
-impl Text {
-    fn new(tokenizer: &Tokenizer, context: &[u32], stop: Vec<String>) -> Result<Self> {
-        let tokens = tokenizer.vocab_size();
-        let known: Vec<u32> =
-            context.iter().copied().filter(|&id| (id as usize) < tokens).collect();
-        Ok(Self { decoder: tokenizer.decoder_after(&known)?, stop: StopFilter::new(stop), tokens })
+impl<S: BorrowMut<Session>> fmt::Debug for Generator<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generator")
+            .field("session", self.session())
+            .field("sampler", &self.generation.sampler)
+            .field("stop_reason", &self.stop_reason())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why [`Session::into_generator`] failed, with the session that it was called on. Turns into the
+/// [`Error`] where `?` asks for one.
+#[derive(Debug)]
+pub struct IntoGeneratorError {
+    pub(super) session: Session,
+    pub(super) error: Error,
+}
+
+impl IntoGeneratorError {
+    /// What was wrong.
+    pub fn error(&self) -> &Error {
+        &self.error
     }
 
-    fn push(&mut self, id: u32) -> Result<(String, bool)> {
-        if id as usize >= self.tokens {
-            return Ok((String::new(), false));
-        }
-        Ok(self.stop.push(&self.decoder.push(id)?))
+    /// The session, as it was.
+    pub fn into_session(self) -> Session {
+        self.session
     }
+}
 
-    /// What was held back, and what is left of an unfinished character.
-    fn finish(&mut self) -> String {
-        let (mut text, stopped) = self.stop.push(&self.decoder.finish());
-        if !stopped {
-            text.push_str(&self.stop.finish());
-        }
-        text
+impl From<IntoGeneratorError> for Error {
+    fn from(error: IntoGeneratorError) -> Self {
+        error.error
+    }
+}
+
+impl fmt::Display for IntoGeneratorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for IntoGeneratorError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
     }
 }

@@ -6,18 +6,16 @@ use std::time::Duration;
 /// Tokens and seconds of a session. Displays as tokens per second.
 ///
 /// ```
-/// let stats = goldcrest::Stats {
-///     prompt_tokens: 100,
-///     prompt_seconds: 0.5,
-///     decode_tokens: 30,
-///     decode_seconds: 2.0,
-/// };
+/// let mut stats = goldcrest::Stats::default();
+/// (stats.prompt_tokens, stats.prompt_seconds) = (100, 0.5);
+/// (stats.decode_tokens, stats.decode_seconds) = (30, 2.0);
 /// assert_eq!(
 ///     stats.to_string(),
 ///     "prompt: 100 tokens, 200.0 tokens/s; decode: 30 tokens, 15.0 tokens/s"
 /// );
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Tokens pushed.
     pub prompt_tokens: usize,

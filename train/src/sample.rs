@@ -1,6 +1,6 @@
 //! Stories that a model tells, as more text to learn from.
 
-use goldcrest::{Model, SamplingParams};
+use goldcrest::{GenerationParams, Model, SamplingParams};
 
 use crate::error::{Error, Result};
 
@@ -25,15 +25,13 @@ pub fn story(model: &Model, seed: u64, temperature: f32, top_p: f32) -> Result<S
         session.clear();
         session.push(&ids[keep..])?;
         let room = session.context() - (ids.len() - keep);
-        let params = SamplingParams {
-            temperature,
-            top_k: 0,
-            top_p,
-            min_p: 0.0,
-            seed: Some(seed.wrapping_add(ids.len() as u64)),
-            max_tokens: Some(room),
-            ..Default::default()
-        };
+        let sampling = SamplingParams::default()
+            .temperature(temperature)
+            .top_k(0)
+            .top_p(top_p)
+            .min_p(0.0)
+            .seed(seed.wrapping_add(ids.len() as u64));
+        let params = GenerationParams::from(sampling).max_tokens(room);
         let before = ids.len();
         for token in session.generate(params)? {
             ids.push(token?.id);

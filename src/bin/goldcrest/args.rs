@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use goldcrest::{Format, Isa, KvType, Loader, Model, SamplingParams};
+use goldcrest::{Format, GenerationParams, Isa, KvType, Loader, Model, SamplingParams};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::bench::BenchArgs;
@@ -35,8 +35,8 @@ Examples:
   goldcrest run -m hf-folder/ -p \"Hello\" --quant q4_0 --json
 
 Standard output gets the continuation alone (with --echo the prompt before it) and a line break
-at its end; statistics go to standard error. Without -n the text goes on until the model ends it
-or the context is full; with -n, a full context is an error.
+at its end; statistics go to standard error. Without -n, and with -n -1, the text goes on until the
+model ends it or the context is full; with any other -n, a full context is an error.
 
 The environment variable GOLDCREST_ISA chooses the instruction set where --isa does not.";
 
@@ -80,15 +80,18 @@ pub(crate) struct RunArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) prompt: PromptArgs,
-    /// Tokens to generate at most [default: until the model ends the text or the context is full]
+    /// Tokens to generate at most; -1 until the model ends the text or the context is full
     #[arg(
         short = 'n',
         long = "n-predict",
         alias = "predict",
         value_name = "N",
-        help_heading = "Output"
+        help_heading = "Output",
+        default_value = "-1",
+        allow_negative_numbers = true,
+        value_parser = limit
     )]
-    pub(crate) max_tokens: Option<usize>,
+    pub(crate) max_tokens: Limit,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// Print the prompt before its continuation
@@ -136,13 +139,14 @@ pub(crate) struct SamplingArgs {
     /// Make recent tokens less likely; 1 is off
     #[arg(long, value_name = "X", default_value_t = SamplingParams::default().repeat_penalty)]
     repeat_penalty: f32,
-    /// How many recent tokens the penalty sees
-    #[arg(long, value_name = "N", default_value_t = SamplingParams::default().repeat_last_n)]
-    repeat_last_n: usize,
+    /// How many recent tokens the penalty sees; 0 none, -1 all of the context
+    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true,
+        value_parser = limit)]
+    repeat_last_n: Limit,
     /// Repeats a generation: same seed, same text [default: random, shown at the end]
     #[arg(short = 's', long, value_name = "N")]
     seed: Option<u64>,
-    /// End before this text comes; may be given several times
+    /// End before this text, or the control token of this name, comes; may be given several times
     #[arg(
         short = 'r',
         long,
@@ -157,19 +161,37 @@ pub(crate) struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    pub(crate) fn into_params(self, max_tokens: Option<usize>) -> SamplingParams {
-        SamplingParams {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repeat_penalty: self.repeat_penalty,
-            repeat_last_n: self.repeat_last_n,
-            seed: self.seed,
-            max_tokens,
-            stop: self.stop,
-            ignore_eos: self.ignore_eos,
-        }
+    pub(crate) fn into_params(self, max_tokens: Limit) -> GenerationParams {
+        let sampling = SamplingParams::default()
+            .temperature(self.temperature)
+            .top_k(self.top_k)
+            .top_p(self.top_p)
+            .min_p(self.min_p)
+            .repeat_penalty(self.repeat_penalty)
+            .repeat_last_n(self.repeat_last_n)
+            .seed(self.seed);
+        GenerationParams::from(sampling)
+            .max_tokens(max_tokens)
+            .stop(self.stop)
+            .ignore_eos(self.ignore_eos)
+    }
+}
+
+/// A number of tokens that only the context limits where it is `None`.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit(Option<usize>);
+
+impl From<Limit> for Option<usize> {
+    fn from(limit: Limit) -> Self {
+        limit.0
+    }
+}
+
+/// As llama.cpp's limits, where -1 is the context.
+fn limit(text: &str) -> Result<Limit, String> {
+    match text {
+        "-1" => Ok(Limit(None)),
+        _ => text.parse().map(|n| Limit(Some(n))).map_err(|_| "not a number from -1 on".into()),
     }
 }
 
@@ -395,6 +417,25 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn limits_are_those_of_llama_cpp() {
+        let parse = |args: &[&str]| -> GenerationParams {
+            let args = ["goldcrest", "run", "-m", "x", "-p", "x"].iter().chain(args);
+            match Cli::try_parse_from(args).map(|cli| cli.command) {
+                Ok(Command::Run(run)) => run.sampling.into_params(run.max_tokens),
+                _ => panic!("not understood"),
+            }
+        };
+        let limits = |args: &[&str]| {
+            let params = parse(args);
+            (params.max_tokens, params.sampling.repeat_last_n)
+        };
+        assert_eq!(limits(&[]), (None, SamplingParams::default().repeat_last_n));
+        assert_eq!(limits(&["-n", "-1", "--repeat-last-n", "-1"]), (None, None));
+        assert_eq!(limits(&["-n", "5", "--repeat-last-n=0"]), (Some(5), Some(0)));
+        assert!(Cli::try_parse_from(["goldcrest", "run", "-n", "-3"]).is_err());
+    }
 
     #[test]
     fn the_arguments_do_not_contradict_each_other() {

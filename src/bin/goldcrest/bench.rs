@@ -297,7 +297,7 @@ fn measure(
     let start = Instant::now();
     let model = loader.load().map_err(Failure::of_arguments)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let mut session = model.session_with(SessionOptions { context: Some(context) })?;
+    let mut session = model.session_with(SessionOptions::default().context(context))?;
     let mut tests: Vec<Test> =
         [Test::new("pp", args.prompt, args.prompt), Test::new("tg", args.decode, 1)]
             .into_iter()

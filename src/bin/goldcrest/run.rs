@@ -15,7 +15,8 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     // All that can be wrong with the arguments alone is said before the model is loaded.
     let params = sampling.into_params(max_tokens);
     params.validate().map_err(Failure::of_arguments)?;
-    let random = params.temperature > 0.0;
+    let random = params.sampling.temperature > 0.0;
+    let endless = params.max_tokens.is_none();
     let prompt = prompt.read()?;
 
     let (model, load_time) = model.load()?;
@@ -33,10 +34,11 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
         match token {
             Ok(token) => out.token(&token)?,
             // Until the context is full is what no -n asks for.
-            Err(error) if error.kind() == ErrorKind::ContextFull && max_tokens.is_none() => {}
+            Err(error) if error.kind() == ErrorKind::ContextFull && endless => {}
             Err(error) => failure = Some(error),
         }
     }
+    out.held(&generator.take_held())?;
     let reason = reason_name(generator.stop_reason());
     let seed = random.then_some(generator.seed());
     let stats = RunStats::new(&model, load_time.as_secs_f64(), session.stats(), seed);
@@ -68,8 +70,17 @@ impl Output {
         if !self.json {
             return self.text(&token.text);
         }
-        let Token { id, text, logprob } = token;
+        let Token { id, text, logprob, .. } = token;
         self.line(&TokenLine { id: *id, text, logprob: *logprob })
+    }
+
+    /// The text that no token brought, since the generation failed.
+    fn held(&mut self, text: &str) -> io::Result<()> {
+        match self.json {
+            true if !text.is_empty() => self.line(&json!({ "text": text })),
+            true => Ok(()),
+            false => self.text(text),
+        }
     }
 
     fn text(&mut self, text: &str) -> io::Result<()> {
