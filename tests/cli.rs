@@ -1,6 +1,5 @@
 //! The program, as its users run it.
 #![cfg(feature = "cli")]
-#![allow(clippy::print_stderr)]
 
 mod common;
 
@@ -8,15 +7,43 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::assets;
+use common::gguf::{Gguf, tiny};
+use common::models::{PROMPT, STORY, VOCABULARY, random, stories_in_floats, stories_with};
+use common::safetensors::write_tiny;
+use common::{assets, emulator, greedy, logits, models, skip, told};
+use goldcrest::load::GgmlType;
 use goldcrest::{KvType, Model};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_goldcrest");
-const STORY: &str = "models/stories260K/derived/stories260K-F32.gguf";
 
-fn path(name: &str) -> Option<String> {
-    Some(assets()?.join(name).to_str()?.to_owned())
+/// The model of the repository, as an argument.
+fn stories() -> String {
+    models::stories().to_str().unwrap().to_owned()
+}
+
+/// A file of the assets.
+fn asset(name: &str) -> Option<String> {
+    Some(assets()?.join(name).to_str().unwrap().to_owned())
+}
+
+/// A folder that is gone afterwards, to write files to.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// The path of a new file.
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.0.path().join(name), bytes).unwrap();
+        self.path(name)
+    }
 }
 
 /// Runs a command with this standard input.
@@ -69,16 +96,44 @@ fn lines(json: &str) -> Vec<Value> {
     json.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+#[test]
+fn run_tells_the_librarys_story() {
+    let model = Model::open(models::stories()).unwrap();
+    let want = told(&model, PROMPT, greedy(60));
+    assert!(want.starts_with(STORY), "{want}");
+    let story = stories();
+    let run = ["run", "-m", &story, "-p", PROMPT, "-n", "60", "--temp", "0"];
+    assert_eq!(stdout(&run), format!("{want}\n"));
+    for kv in ["f32", "q8_0"] {
+        let text = stdout(&[&run[..], &["--kv", kv]].concat());
+        assert!(text.starts_with(STORY), "{kv}: {text}");
+    }
+}
+
+/// Floats that 8 bits hold exactly are the file of 8 bits.
+#[test]
+fn run_quantises_while_loading() {
+    let folder = Folder::new();
+    let floats = folder.write("floats.gguf", stories_in_floats());
+    let tell = |model: &str, more: &[&str]| {
+        let run = ["run", "-m", model, "-p", PROMPT, "-n", "60", "--temp", "0"];
+        stdout(&[&run[..], more].concat())
+    };
+    assert_eq!(tell(&floats, &["--quant", "q8_0"]), tell(&stories(), &[]));
+    assert!(tell(&floats, &["--quant", "Q4_0"]).starts_with(" there"));
+    assert!(tell(&floats, &[]).starts_with(STORY));
+}
+
 fn official() -> Option<String> {
-    let path = path("models/stories260K/official_expected_t0_n200.txt")?;
+    let path = asset("models/stories260K/official_expected_t0_n200.txt")?;
     Some(std::fs::read_to_string(path).unwrap().trim_end().to_owned())
 }
 
 #[test]
 fn run_tells_the_official_story() {
     let Some(official) = official() else { return };
-    for model in [STORY, "models/stories260K/derived/hf-llama"] {
-        let model = path(model).unwrap();
+    for model in ["stories260K-F32.gguf", "hf-llama"] {
+        let model = asset(&format!("models/stories260K/derived/{model}")).unwrap();
         for kv in ["f16", "f32"] {
             let args = ["run", "-m", &model, "-p", "", "-n", "200", "--temp", "0", "--kv", kv];
             assert_eq!(stdout(&args).trim_end(), official, "{model} {kv}");
@@ -88,7 +143,7 @@ fn run_tells_the_official_story() {
 
 #[test]
 fn run_tells_a_story_from_every_quantised_file() {
-    let Some(folder) = path("models/stories260K/derived") else { return };
+    let Some(folder) = asset("models/stories260K/derived") else { return };
     for format in ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"] {
         let model = format!("{folder}/stories260K-{format}.gguf");
         let text = stdout(&["run", "-m", &model, "-p", "", "-n", "60", "--temp", "0"]);
@@ -103,24 +158,23 @@ fn run_tells_a_story_from_every_quantised_file() {
 
 #[test]
 fn a_prompt_comes_from_an_argument_a_file_or_standard_input() {
-    let Some(model) = path(STORY) else { return };
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "Once upon a time\n").unwrap();
+    let (model, folder) = (stories(), Folder::new());
+    let file = folder.write("prompt.txt", format!("{PROMPT}\n"));
     let run = ["run", "-m", &model, "-n", "12", "--temp", "0"];
     let tell = |args: &[&str]| stdout(&[&run, args].concat());
-    let text = tell(&["-p", "Once upon a time"]);
-    assert!(text.starts_with(", there was"), "{text}");
-    assert_eq!(tell(&["-f", file.path().to_str().unwrap()]), text);
-    assert_eq!(stdout_of(execute(command(&run), b"Once upon a time\r\n")), text);
+    let text = tell(&["-p", PROMPT]);
+    assert!(text.starts_with(STORY), "{text}");
+    assert_eq!(tell(&["-f", &file]), text);
+    assert_eq!(stdout_of(execute(command(&run), format!("{PROMPT}\r\n").as_bytes())), text);
     assert!(!tell(&["-p", "- a list"]).is_empty());
-    let echoed = tell(&["-p", "Once upon a time", "--echo"]);
-    assert_eq!(echoed, format!("Once upon a time{text}"));
+    assert_eq!(tell(&["-p", PROMPT, "--echo"]), format!("{PROMPT}{text}"));
 }
 
 #[test]
 fn run_in_json_tells_tokens_and_statistics() {
-    let Some(model) = path(STORY) else { return };
-    let args = ["run", "-m", &model, "-p", "Once", "-n", "8", "--seed", "3", "-t", "1"];
+    let model = stories();
+    let args =
+        ["run", "-m", &model, "-p", PROMPT, "--ignore-eos", "-n", "8", "--seed", "3", "-t", "1"];
     let plain = goldcrest(&args);
     let report = stderr(&plain);
     for part in ["load", "prompt", "decode", "tokens/s", "1 thread", "seed    3"] {
@@ -145,20 +199,20 @@ fn run_in_json_tells_tokens_and_statistics() {
 
 #[test]
 fn stop_strings_end_a_text() {
-    let Some(model) = path(STORY) else { return };
-    let args = ["run", "-m", &model, "-p", "", "--temp", "0", "--stop", "Lily", "-r", "nowhere"];
-    let begin = "Once upon a time, there was a little girl named ";
-    assert_eq!(stdout(&args), format!("{begin}\n"));
+    let model = stories();
+    let args =
+        ["run", "-m", &model, "-p", PROMPT, "--temp", "0", "--stop", "girl", "-r", "nowhere"];
+    assert_eq!(stdout(&args), " there lived a little \n");
     let json = lines(&stdout(&[&args[..], &["--json"]].concat()));
     assert_eq!(json.last().unwrap()["stop_reason"], "stop_string");
 }
 
 #[test]
 fn a_full_context_is_an_error_where_more_was_asked_for() {
-    let Some(model) = path(STORY) else { return };
-    let run = ["run", "-m", &model, "-p", "Once upon a time", "-c", "16", "--temp", "0"];
+    let model = stories();
+    let run = ["run", "-m", &model, "-p", PROMPT, "-c", "16", "--temp", "0"];
     let text = stdout(&run);
-    assert!(text.starts_with(", there was"), "{text}");
+    assert!(text.starts_with(STORY), "{text}");
     let args = [&run[..], &["-n", "100"]].concat();
     fails_after_text(&args, &text);
     let json = goldcrest(&[&args[..], &["--json"]].concat());
@@ -178,46 +232,48 @@ fn fails_after_text(args: &[&str], text: &str) {
 
 #[test]
 fn failures_exit_with_1() {
-    let Some(model) = path(STORY) else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let in_dir = |name: &str, bytes: &[u8]| {
-        let path = dir.path().join(name);
-        std::fs::write(&path, bytes).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
+    let (model, folder) = (stories(), Folder::new());
     let bytes = std::fs::read(&model).unwrap();
-    let (cut, magic) = (in_dir("cut", &bytes[..bytes.len() / 2]), in_dir("magic", b"GGUX....."));
-    let latin = in_dir("latin", b"caf\xe9");
-    let v1 = path("models/stories260K/tinyllamas-stories-260k-f32.gguf").unwrap();
+    let half = &bytes[..bytes.len() / 2];
+    let (cut, magic) = (folder.write("cut", half), folder.write("magic", b"GGUX....."));
+    let latin = folder.write("latin", b"caf\xe9");
+    let v1 = folder.write("v1", Gguf { version: 1, ..Gguf::default() }.build());
+    let vocabulary = folder.write("vocabulary", Gguf { tensors: vec![], ..tiny("llama") }.build());
     fails(&["run", "-m", "no-such-file", "-p", "x"], 1, &["no-such-file: "]);
     fails(&["run", "-m", &magic, "-p", "x"], 1, &["magic: ", "GGUX"]);
     fails(&["run", "-m", &cut, "-p", "x"], 1, &["cut: "]);
-    fails(&["run", "-m", &v1, "-p", "x"], 1, &["version 1"]);
+    fails(&["run", "-m", &v1, "-p", "x"], 1, &["v1: ", "version 1"]);
+    fails(&["run", "-m", &vocabulary, "-p", "x"], 1, &["vocabulary: "]);
     fails(&["run", "-m", &model, "-f", &latin], 1, &["latin: not UTF-8 at byte 3"]);
     fails(&["run", "-m", &model, "-f", "no-such-file"], 1, &["no-such-file: "]);
     let long = "and then ".repeat(400);
-    fails(&["run", "-m", &model, "-p", &long], 1, &["tokens, the context 512"]);
-    fails(&["logits", "-m", &model, "-p", &long, "-o", &cut], 1, &["tokens, the context 512"]);
-    let nowhere = dir.path().join("no/folder");
-    let nowhere = nowhere.to_str().unwrap();
-    fails(&["logits", "-m", &model, "-p", "x", "-o", nowhere], 1, &["no/folder"]);
+    fails(&["run", "-m", &model, "-p", &long], 1, &["tokens, the context 256"]);
+    fails(&["logits", "-m", &model, "-p", &long, "-o", &cut], 1, &["tokens, the context 256"]);
+    let nowhere = folder.path("no/folder");
+    fails(&["logits", "-m", &model, "-p", "x", "-o", &nowhere], 1, &["no/folder"]);
     fails(&["inspect", &magic], 1, &["magic: "]);
     fails(&["tokenize", "-m", &cut, "x"], 1, &["cut: "]);
-    let vocab = path("vocab/ggml-vocab-llama-spm.gguf").unwrap();
-    fails(&["run", "-m", &vocab, "-p", "x"], 1, &["ggml-vocab-llama-spm.gguf: "]);
-    assert!(std::fs::read(&cut).unwrap() == bytes[..bytes.len() / 2], "an output was touched");
+    assert!(std::fs::read(&cut).unwrap() == half, "an output was touched");
+}
+
+#[test]
+fn real_files_that_do_not_run_exit_with_1() {
+    let Some(v1) = asset("models/stories260K/tinyllamas-stories-260k-f32.gguf") else { return };
+    fails(&["run", "-m", &v1, "-p", "x"], 1, &["version 1"]);
+    let vocabulary = asset("vocab/ggml-vocab-llama-spm.gguf").unwrap();
+    fails(&["run", "-m", &vocabulary, "-p", "x"], 1, &["ggml-vocab-llama-spm.gguf: "]);
 }
 
 #[test]
 #[cfg(feature = "embedded-model")]
 fn without_a_model_the_one_in_the_program_runs() {
-    let story = stdout(&["run", "-p", "Once upon a time", "-n", "12", "--temp", "0"]);
-    assert!(story.starts_with(" there lived a little girl"), "{story}");
+    let story = stdout(&["run", "-p", PROMPT, "-n", "12", "--temp", "0"]);
+    assert!(story.starts_with(STORY), "{story}");
 }
 
 #[test]
 fn wrong_arguments_exit_with_2() {
-    let Some(model) = path(STORY) else { return };
+    let model = stories();
     #[cfg(not(feature = "embedded-model"))]
     fails(&["run", "-p", "x"], 2, &["--model"]);
     fails(&["fly"], 2, &["fly"]);
@@ -232,7 +288,7 @@ fn wrong_arguments_exit_with_2() {
     run(&["-p", "x", "-n", "many"], &["many"]);
     run(&["-p", "x", "-t", "0"], &["0"]);
     run(&["-p", "x", "-c", "0"], &["context of 0"]);
-    run(&["-p", "x", "-c", "1000000"], &["1 to 512"]);
+    run(&["-p", "x", "-c", "1000000"], &["1 to 256"]);
     run(&["-p", "x", "-f", "y"], &["cannot be used with"]);
     run(&[], &["the prompt is empty: standard input"]);
     let logits = ["logits", "-m", &model, "-o", "never-written", "--ids"];
@@ -248,9 +304,18 @@ fn wrong_arguments_exit_with_2() {
 /// A model that puts no token before a text has nothing to continue after an empty prompt.
 #[test]
 fn a_prompt_of_no_tokens_is_empty() {
-    let Some(folder) = path("models/stories260K/derived/hf-llama") else { return };
+    let (model, folder) = (stories(), Folder::new());
+    let bare = folder.write("bare", stories_with(&[("tokenizer.ggml.add_bos_token", 0)]));
+    fails(&["run", "-m", &bare, "-p", ""], 2, &["the prompt is empty"]);
+    assert!(!stdout(&["run", "-m", &model, "-p", "", "-n", "9", "--ignore-eos"]).is_empty());
+}
+
+/// The same of a Hugging Face folder.
+#[test]
+fn a_prompt_of_no_tokens_is_empty_for_tokenizer_json() {
+    let Some(source) = asset("models/stories260K/derived/hf-llama") else { return };
     let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in std::fs::read_dir(source).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
     }
@@ -266,7 +331,7 @@ fn a_prompt_of_no_tokens_is_empty() {
 
 #[test]
 fn a_reader_that_has_enough_is_no_error() {
-    let Some(model) = path(STORY) else { return };
+    let model = stories();
     let mut command = command(&["run", "-m", &model, "-p", "x", "--ignore-eos"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
@@ -277,7 +342,7 @@ fn a_reader_that_has_enough_is_no_error() {
 
 #[test]
 fn the_instruction_set_can_be_chosen() {
-    let Some(model) = path(STORY) else { return };
+    let model = stories();
     let isa_of = |command: Command| {
         let json = lines(&stdout_of(execute(command, b"")));
         json.last().unwrap()["stats"]["isa"].as_str().unwrap().to_owned()
@@ -291,8 +356,22 @@ fn the_instruction_set_can_be_chosen() {
 }
 
 #[test]
+fn tokenize_gives_the_librarys_ids() {
+    let path = stories();
+    let model = Model::open(&path).unwrap();
+    for text in [PROMPT, "", "  two  spaces\n\n", "Zürich 日本 \u{1f426}"] {
+        let ids = stdout_of(execute(command(&["tokenize", "-m", &path, "--ids"]), text.as_bytes()));
+        let want = model.tokenizer().unwrap().encode(text).unwrap();
+        let want: Vec<String> = want.iter().map(u32::to_string).collect();
+        assert_eq!(ids.trim_end(), want.join(" "), "{text:?}");
+    }
+    let table = stdout(&["tokenize", "-m", &path, "Once"]);
+    assert!(table.starts_with("      0  \"<|endoftext|>\"\n"), "{table}");
+}
+
+#[test]
 fn tokenize_gives_the_ids_of_a_vocabulary() {
-    let Some(model) = path("vocab/ggml-vocab-llama-spm.gguf") else { return };
+    let Some(model) = asset("vocab/ggml-vocab-llama-spm.gguf") else { return };
     let read = |kind: &str| std::fs::read_to_string(format!("{model}.{kind}")).unwrap();
     let (texts, ids) = (read("inp"), read("out"));
     let separator = "\n__ggml_vocab_test__\n";
@@ -311,26 +390,24 @@ fn tokenize_gives_the_ids_of_a_vocabulary() {
 
 #[test]
 fn logits_are_the_librarys() {
-    let Some(model) = path(STORY) else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("logits.safetensors");
-    let output = file.to_str().unwrap();
+    let folder = Folder::new();
+    let model = folder.write("long.gguf", stories_with(&[("llama.context_length", 512)]));
+    let output = folder.path("logits.safetensors");
     // More than one chunk of rows.
-    let ids: Vec<u32> = (0..300).map(|i| 1 + i * 7 % 500).collect();
+    let ids = models::ids(300, VOCABULARY);
     let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let args = ["logits", "-m", &model, "--ids", &list, "-o", output, "--kv", "f32", "-t", "2"];
+    let args = ["logits", "-m", &model, "--ids", &list, "-o", &output, "--kv", "f32", "-t", "2"];
     assert_eq!(stdout(&args), "");
     let loaded = Model::loader(&model).kv(KvType::F32).threads(2).load().unwrap();
-    let expected = loaded.session().unwrap().logits_all(&ids).unwrap();
-    let (shape, logits) = read_logits(&file);
-    assert_eq!(shape, [300, 512]);
-    assert!(logits == expected);
+    let (shape, ours) = read_logits(Path::new(&output));
+    assert_eq!(shape, [300, VOCABULARY]);
+    assert!(ours == logits(&loaded, &ids));
 
-    stdout(&["logits", "-m", &model, "-p", "Once", "-o", output]);
-    let tokens = loaded.tokenizer().unwrap().encode("Once").unwrap().len();
-    assert_eq!(read_logits(&file).0, [tokens, 512]);
-    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
-    assert_eq!(left.len(), 1, "{left:?}");
+    stdout(&["logits", "-m", &model, "-p", PROMPT, "-o", &output]);
+    let tokens = loaded.tokenizer().unwrap().encode(PROMPT).unwrap().len();
+    assert_eq!(read_logits(Path::new(&output)).0, [tokens, VOCABULARY]);
+    let left: Vec<_> = std::fs::read_dir(folder.0.path()).unwrap().collect();
+    assert_eq!(left.len(), 2, "{left:?}");
 }
 
 fn read_logits(path: &Path) -> (Vec<usize>, Vec<f32>) {
@@ -345,18 +422,21 @@ fn read_logits(path: &Path) -> (Vec<usize>, Vec<f32>) {
 
 #[test]
 fn inspect_tells_people_and_programs() {
-    let Some(model) = path("models/stories260K/derived/stories260K-Q4_0.gguf") else { return };
+    let folder = Folder::new();
+    let model = folder.write("random.gguf", random(GgmlType::Q4_K).build());
     let text = stdout(&["inspect", &model]);
-    for part in ["GGUF version 3", "llama", "Q4_0", "runs          yes", "token_embd.weight"] {
+    for part in ["GGUF version 3", "llama", "Q4_K", "runs          yes", "token_embd.weight"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let json: Value = serde_json::from_str(&stdout(&["inspect", &model, "--json"])).unwrap();
+    let read = |path: &str| -> Value {
+        serde_json::from_str(&stdout(&["inspect", path, "--json"])).unwrap()
+    };
+    let json = read(&stories());
     assert_eq!(json["format"], "gguf");
     assert_eq!(json["runnable"], true);
-    assert_eq!(json["tensors"].as_array().unwrap().len(), 48);
-    let folder = path("models/stories260K/derived/hf-llama").unwrap();
-    let json: Value = serde_json::from_str(&stdout(&["inspect", &folder, "--json"])).unwrap();
-    assert_eq!(json["format"], "huggingface");
+    assert_eq!(json["tensors"].as_array().unwrap().len(), 2 + 3 * 9);
+    write_tiny(folder.0.path());
+    assert_eq!(read(folder.0.path().to_str().unwrap())["format"], "huggingface");
 }
 
 #[test]
@@ -374,81 +454,85 @@ fn help_and_completions_are_there() {
 
 /// The program that `cargo build --release` makes: what `GOLDCREST_RELEASE_BIN` names, this very
 /// one in a release test, else the one beside it.
+#[cfg(target_arch = "x86_64")]
 fn release_program() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("GOLDCREST_RELEASE_BIN") {
-        return Some(path.into());
+    let beside = Path::new(PROGRAM).parent()?.parent()?.join("release/goldcrest");
+    let program = std::env::var_os("GOLDCREST_RELEASE_BIN").map_or(beside, PathBuf::from);
+    if program.is_file() {
+        return Some(program);
     }
-    let target = Path::new(PROGRAM).parent()?.parent()?;
-    Some(target.join("release/goldcrest")).filter(|path| path.is_file())
+    skip(&format!(
+        "no {} (cargo build --release, or set GOLDCREST_RELEASE_BIN)",
+        program.display()
+    ));
+    None
 }
 
 /// One binary for all processors: under an emulated Core 2 (2006, SSSE3) and Nehalem (2008,
-/// SSE4.2) it tells the same story. `GOLDCREST_REQUIRE_QEMU=1` makes a skip a failure.
+/// SSE4.2) it tells the same story.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn old_cpus() {
-    const EMULATOR: &str = "qemu-x86_64";
-    let skip = |why: &str| {
-        assert!(std::env::var_os("GOLDCREST_REQUIRE_QEMU").is_none_or(|v| v != "1"), "{why}");
-        eprintln!("SKIPPED old_cpus: {why}");
-    };
-    let Some(official) = official() else { return skip("no assets") };
-    let Some(program) = release_program() else {
-        return skip("no release binary (cargo build --release, or set GOLDCREST_RELEASE_BIN)");
-    };
-    if Command::new(EMULATOR).arg("--version").output().is_err() {
-        return skip("no qemu-x86_64 (package qemu-user)");
+    let Some(emulator) = emulator() else { return };
+    let Some(program) = release_program() else { return };
+    old_cpus_tell_the_same(emulator, &program, &stories(), PROMPT);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn old_cpus_tell_the_official_story() {
+    let Some(official) = official() else { return };
+    let Some(emulator) = emulator() else { return };
+    let Some(program) = release_program() else { return };
+    for format in ["F32", "Q8_0", "Q4_0"] {
+        let model = format!("models/stories260K/derived/stories260K-{format}.gguf");
+        let text = old_cpus_tell_the_same(emulator, &program, &asset(&model).unwrap(), "");
+        assert!(format != "F32" || text == official, "{text}");
     }
-    for (cpu, isa) in [("core2duo", "sse2"), ("Nehalem", "ssse3")] {
-        let tell = |model: &str, emulated: bool| {
-            let mut command = Command::new(if emulated { EMULATOR.as_ref() } else { &*program });
-            if emulated {
-                command.args(["-cpu", cpu]).arg(&program);
-            } else {
-                command.env("GOLDCREST_ISA", isa);
-            }
-            let model = path(&format!("models/stories260K/derived/stories260K-{model}.gguf"));
-            command.args(["run", "-m", &model.unwrap(), "-p", "", "-n", "200", "--temp", "0"]);
-            let json = lines(&stdout_of(execute(
-                {
-                    command.arg("--json");
-                    command
-                },
-                b"",
-            )));
+}
+
+/// What both say, and this machine with their instruction sets.
+#[cfg(target_arch = "x86_64")]
+fn old_cpus_tell_the_same(emulator: &str, program: &Path, model: &str, prompt: &str) -> String {
+    let told = [("core2duo", "sse2"), ("Nehalem", "ssse3")].map(|(cpu, isa)| {
+        let tell = |mut command: Command| {
+            command.args(["run", "-m", model, "-p", prompt, "-n", "200", "--temp", "0", "--json"]);
+            let json = lines(&stdout_of(execute(command, b"")));
             let (end, tokens) = json.split_last().unwrap();
             assert_eq!(end["stats"]["isa"], isa, "{cpu}");
             tokens.iter().map(|token| token["text"].as_str().unwrap()).collect::<String>()
         };
-        assert_eq!(tell("F32", true), official, "{cpu}");
-        for format in ["Q8_0", "Q4_0"] {
-            assert_eq!(tell(format, true), tell(format, false), "{cpu} {format}");
-        }
-    }
+        let (mut emulated, mut here) = (Command::new(emulator), Command::new(program));
+        emulated.args(["-cpu", cpu]).arg(program).env_remove("GOLDCREST_ISA");
+        here.env("GOLDCREST_ISA", isa);
+        let text = tell(emulated);
+        assert_eq!(text, tell(here), "{cpu} {model}");
+        text
+    });
+    assert_eq!(told[0], told[1]);
+    told[0].clone()
 }
 
 #[test]
 fn a_packed_file_runs_and_is_inspected() {
-    let Some(story) = path(STORY) else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let packed = dir.path().join("story.gcpack");
-    let packed = packed.to_str().unwrap();
+    let (story, folder) = (stories(), Folder::new());
+    let packed = &*folder.path("story.gcpack");
     assert_eq!(stdout(&["pack", &story, packed]), "");
     let tell = |model: &str, more: &[&str]| {
-        let run = ["run", "-m", model, "-p", "Once", "-n", "20", "--temp", "0"];
+        let run = ["run", "-m", model, "-p", PROMPT, "-n", "20", "--temp", "0"];
         stdout(&[&run[..], more].concat())
     };
     assert_eq!(tell(packed, &[]), tell(&story, &[]));
     assert_eq!(tell(packed, &["--no-mmap"]), tell(&story, &[]));
     assert_eq!(tell(packed, &["--deterministic"]), tell(&story, &["--deterministic"]));
-    tell(packed, &["--kv", "Q8_0"]);
+    assert!(tell(packed, &["--kv", "Q8_0"]).starts_with(STORY));
 
     let shown = stdout(&["inspect", packed, "--verify"]);
-    for part in ["packed, version 1", "packed from", "(1185504 bytes)", "runs          yes"] {
+    for part in ["packed, version 1", "packed from", "(3133056 bytes)", "runs          yes"] {
         assert!(shown.contains(part), "no {part:?} in {shown}");
     }
     let json: Value = serde_json::from_str(&stdout(&["inspect", packed, "--json"])).unwrap();
-    assert_eq!((&json["format"], &json["source"]["bytes"]), (&"packed".into(), &1_185_504.into()));
+    assert_eq!((&json["format"], &json["source"]["bytes"]), (&"packed".into(), &3_133_056.into()));
 
     let mut bytes = std::fs::read(packed).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

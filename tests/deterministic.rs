@@ -1,45 +1,34 @@
 //! One file, one prompt, one seed: the same bits on every instruction set, number of threads and
 //! processor, emulated ones included.
 #![cfg(feature = "cli")]
-#![allow(clippy::print_stderr)]
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use common::assets;
-use goldcrest::{GenerationParams, Isa, KvType, Model, SamplingParams};
+use common::{assets, bits, emulator, greedy_past_ends, models, vocabulary};
+use goldcrest::{GenerationParams, Isa, KvType, Model};
 
 /// Tokens of a generation.
 const TOKENS: usize = 24;
 /// Above a chunk of attention's 256 positions, so that chunks are merged.
 const LONG: usize = 300;
 
-/// The model of the repository.
-const EMBEDDED: &str = "stories.gguf";
-
 /// What makes a run: the model, and what it is to give. The sums are of this engine's own output:
 /// they say that machines agree, the other tests that the output is right.
 struct Case {
-    /// Among the assets, or [`EMBEDDED`].
+    /// The model of the repository, or one of the assets.
     file: &'static str,
     /// Of a greedy and of a random generation.
     sums: [u64; 2],
 }
 
-impl Case {
-    /// Where the file is; `None` without assets.
-    fn path(&self) -> Option<PathBuf> {
-        match self.file {
-            EMBEDDED => Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(EMBEDDED)),
-            file => Some(assets()?.join(file)),
-        }
-    }
-}
+const STORIES: Case =
+    Case { file: "stories", sums: [0x8e4e_5a2c_883d_2bd6, 0x8dcd_0e54_ce51_2444] };
 
-const CASES: &[Case] = &[
-    Case { file: EMBEDDED, sums: [0x8e4e_5a2c_883d_2bd6, 0x8dcd_0e54_ce51_2444] },
+/// Files of the assets.
+const FOREIGN: &[Case] = &[
     Case {
         file: "models/stories260K/derived/stories260K-F32.gguf",
         sums: [0xfd33_9bd8_e316_efe1, 0xc1f1_85dc_35e9_32ea],
@@ -99,9 +88,7 @@ fn generate(model: &Model, ids: &[u32], params: GenerationParams) -> u64 {
 }
 
 fn params(random: bool) -> GenerationParams {
-    let sampling = SamplingParams::default().seed(7);
-    let sampling = if random { sampling } else { sampling.temperature(0.0) };
-    GenerationParams::from(sampling).max_tokens(TOKENS).ignore_eos(true)
+    if random { common::random(7, TOKENS) } else { greedy_past_ends(TOKENS) }
 }
 
 fn load(path: &Path, isa: Isa, threads: usize, kv: KvType) -> Model {
@@ -112,25 +99,28 @@ fn load(path: &Path, isa: Isa, threads: usize, kv: KvType) -> Model {
 /// Every instruction set of this machine, 1 to 4 threads: the recorded sums.
 #[test]
 fn one_sum_on_every_tier_and_number_of_threads() {
-    let tiers: Vec<Isa> = Isa::supported().collect();
-    for &isa in Isa::ALL {
-        if !tiers.contains(&isa) {
-            eprintln!("NOT RUN: {isa} (not on this machine)");
-        }
+    has_one_sum(&STORIES, &models::stories());
+}
+
+#[test]
+fn one_sum_on_every_tier_of_what_others_wrote() {
+    let Some(assets) = assets() else { return };
+    for case in FOREIGN {
+        has_one_sum(case, &assets.join(case.file));
     }
+}
+
+fn has_one_sum(Case { file, sums }: &Case, path: &Path) {
     let mut wrong = String::new();
-    for case @ Case { file, sums } in CASES {
-        let Some(path) = case.path() else { continue };
-        for &isa in &tiers {
-            for threads in 1..=4 {
-                let model = load(&path, isa, threads, KvType::F16);
-                let context = model.context() - TOKENS;
-                let ids = prompt(LONG.min(context), model.config().vocab_size);
-                let ours = [false, true].map(|random| generate(&model, &ids, params(random)));
-                if ours != *sums {
-                    let [greedy, random] = ours;
-                    wrong += &format!("{file} {isa} {threads}: [{greedy:#018x}, {random:#018x}]\n");
-                }
+    for isa in Isa::supported() {
+        for threads in 1..=4 {
+            let model = load(path, isa, threads, KvType::F16);
+            let context = model.context() - TOKENS;
+            let ids = prompt(LONG.min(context), vocabulary(&model));
+            let ours = [false, true].map(|random| generate(&model, &ids, params(random)));
+            if ours != *sums {
+                let [greedy, random] = ours;
+                wrong += &format!("{file} {isa} {threads}: [{greedy:#018x}, {random:#018x}]\n");
             }
         }
     }
@@ -140,53 +130,64 @@ fn one_sum_on_every_tier_and_number_of_threads() {
 /// However a text is cut into calls, and in every format of keys and values.
 #[test]
 fn one_sum_however_a_text_is_cut() {
-    for case @ Case { file, .. } in CASES {
-        let Some(path) = case.path() else { continue };
-        for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
-            let model = load(&path, Isa::best(), 2, kv);
-            let ids = prompt(LONG.min(model.context()), model.config().vocab_size);
-            let mut whole = model.session().unwrap();
-            whole.push(&ids).unwrap();
-            for step in [1, 2, 7, 16, 33, 100] {
-                let mut parts = model.session().unwrap();
-                ids.chunks(step).for_each(|ids| parts.push(ids).unwrap());
-                let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-                let (parts, whole) = (parts.logits().unwrap(), whole.logits().unwrap());
-                assert!(bits(parts) == bits(whole), "{file} {kv:?} in steps of {step}");
-            }
+    is_one_text(&models::stories());
+    // Longer than a chunk of attention.
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("long.gguf");
+    std::fs::write(&long, models::stories_with(&[("llama.context_length", 512)])).unwrap();
+    is_one_text(&long);
+}
+
+#[test]
+fn one_sum_however_a_text_is_cut_for_what_others_wrote() {
+    let Some(assets) = assets() else { return };
+    FOREIGN.iter().for_each(|case| is_one_text(&assets.join(case.file)));
+}
+
+fn is_one_text(path: &Path) {
+    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        let model = load(path, Isa::best(), 2, kv);
+        let ids = prompt(LONG.min(model.context()), vocabulary(&model));
+        let mut whole = model.session().unwrap();
+        whole.push(&ids).unwrap();
+        for step in [1, 2, 7, 16, 33, 100] {
+            let mut parts = model.session().unwrap();
+            ids.chunks(step).for_each(|ids| parts.push(ids).unwrap());
+            let (parts, whole) = (parts.logits().unwrap(), whole.logits().unwrap());
+            assert!(bits(parts) == bits(whole), "{} {kv:?} in steps of {step}", path.display());
         }
     }
 }
 
 /// What the program says under an emulated processor is what the library says here.
-///
-/// `GOLDCREST_REQUIRE_QEMU=1` makes a skip a failure.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn one_sum_on_old_processors() {
-    const EMULATOR: &str = "qemu-x86_64";
+    let Some(emulator) = emulator() else { return };
+    is_one_sum_on_old_processors(emulator, &models::stories());
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn one_sum_on_old_processors_for_what_others_wrote() {
+    let Some(assets) = assets() else { return };
+    let Some(emulator) = emulator() else { return };
+    for case in FOREIGN {
+        is_one_sum_on_old_processors(emulator, &assets.join(case.file));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_one_sum_on_old_processors(emulator: &str, path: &Path) {
     const CPUS: [(&str, &str); 4] =
         [("core2duo", "sse2"), ("Nehalem", "ssse3"), ("SandyBridge", "avx"), ("Haswell", "avx2")];
-    let skip = |why: &str| {
-        assert!(std::env::var_os("GOLDCREST_REQUIRE_QEMU").is_none_or(|v| v != "1"), "{why}");
-        eprintln!("SKIPPED one_sum_on_old_processors: {why}");
-    };
-    if Command::new(EMULATOR).arg("--version").output().is_err() {
-        return skip("no qemu-x86_64 (package qemu-user)");
-    }
-    for case @ Case { file, .. } in CASES {
-        let Some(path) = case.path() else {
-            skip("no assets");
-            continue;
-        };
-        let model = load(&path, Isa::best(), 1, KvType::F16);
-        for random in [false, true] {
-            let ids = model.tokenizer().unwrap().encode("Once upon").unwrap();
-            let want = generate(&model, &ids, params(random));
-            for (cpu, isa) in CPUS {
-                let ours = emulated([EMULATOR, cpu, isa], &path, random);
-                assert_eq!(ours, want, "{file} under {cpu}");
-            }
+    let model = load(path, Isa::best(), 1, KvType::F16);
+    for random in [false, true] {
+        let ids = model.tokenizer().unwrap().encode("Once upon").unwrap();
+        let want = generate(&model, &ids, params(random));
+        for (cpu, isa) in CPUS {
+            let ours = emulated([emulator, cpu, isa], path, random);
+            assert_eq!(ours, want, "{} under {cpu}", path.display());
         }
     }
 }

@@ -2,7 +2,12 @@
 //! said to have learnt, and it tells the same story on every instruction set.
 #![cfg(feature = "embedded-model")]
 
-use goldcrest::{GenerationParams, Isa, Model};
+mod common;
+
+use common::models::{PROMPT, stories_in_floats};
+use common::reference::{losses, max_difference};
+use common::{bits, greedy_past_ends, logits, told};
+use goldcrest::{Format, Isa, KvType, Loader, Model};
 use sha2::{Digest, Sha256};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/stories.gguf");
@@ -28,36 +33,53 @@ fn the_card_names_the_file() {
     assert!(CARD.contains(&sum), "models/README.md does not have {sum}");
 }
 
+/// Nats per token of the held-out text, in pieces that know nothing of each other.
+fn held_out_loss(model: &Model) -> f64 {
+    let ids = model.tokenizer().unwrap().encode(HELD_OUT).unwrap();
+    let pieces = ids.chunks(model.context()).filter(|ids| ids.len() > 1);
+    let all: Vec<f64> = pieces.flat_map(|ids| losses(&logits(model, ids), ids, 1)).collect();
+    assert!(all.len() > 500, "{}", all.len());
+    all.iter().sum::<f64>() / all.len() as f64
+}
+
 #[test]
 fn loss_of_a_held_out_text() {
-    let model = deterministic(Isa::best(), 2);
-    let ids = model.tokenizer().unwrap().encode(HELD_OUT).unwrap();
-    let vocab = model.config().vocab_size;
-    let (mut sum, mut count) = (0.0, 0);
-    for ids in ids.chunks(model.context()) {
-        let mut session = model.session().unwrap();
-        let logits = session.logits_all(ids).unwrap();
-        for (logits, &next) in logits.chunks_exact(vocab).zip(&ids[1..]) {
-            let greatest = logits.iter().fold(f32::MIN, |m, &x| m.max(x));
-            let total: f64 = logits.iter().map(|&x| f64::from(x - greatest).exp()).sum();
-            sum += total.ln() - f64::from(logits[next as usize] - greatest);
-            count += 1;
-        }
+    let loss = held_out_loss(&deterministic(Isa::best(), 2));
+    assert!((loss - LOSS).abs() < 0.01, "{loss} nats per token");
+}
+
+/// What quantising costs this model: nothing to speak of in 8 bits, little in 4.
+#[test]
+fn losses_of_other_numbers_are_near() {
+    let floats = || Model::from_bytes("floats", stories_in_floats()).kv(KvType::F32);
+    for (name, loader, most) in [
+        ("floats", floats(), 0.01),
+        ("Q8_0 keys and values", Model::embedded().kv(KvType::Q8_0), 0.02),
+        ("Q4_0 weights", floats().quantize(Format::Q4_0), 0.2),
+    ] {
+        let loss = held_out_loss(&loader.threads(2).load().unwrap());
+        assert!((loss - LOSS).abs() < most, "{name}: {loss} nats per token");
     }
-    let loss = sum / f64::from(count);
-    assert!((loss - LOSS).abs() < 0.01, "{loss} nats per token over {count} tokens");
+}
+
+/// Quantising on load gives the very file that the floats were taken from.
+#[test]
+fn floats_quantised_while_loading_are_the_file() {
+    let ids = [0, 5, 900, 77, 2047, 301];
+    let of = |loader: Loader| logits(&loader.kv(KvType::F32).load().unwrap(), &ids);
+    let floats = || Model::from_bytes("floats", stories_in_floats());
+    let want = of(Model::embedded());
+    assert!(bits(&of(floats().quantize(Format::Q8_0))) == bits(&want));
+    // In floats activations are not quantised: near, and not the same.
+    let difference = max_difference(&of(floats()), &want);
+    assert!(difference > 0.0 && difference < 0.5, "{difference}");
 }
 
 #[test]
 fn one_story_on_every_instruction_set() {
-    let params = GenerationParams::greedy().max_tokens(60).ignore_eos(true);
     for isa in Isa::supported() {
         for threads in [1, 2] {
-            let model = deterministic(isa, threads);
-            let mut session = model.session().unwrap();
-            session.push(&model.tokenizer().unwrap().encode("Once upon a time").unwrap()).unwrap();
-            let tokens = session.generate(params.clone()).unwrap();
-            let story: String = tokens.map(|token| token.unwrap().text).collect();
+            let story = told(&deterministic(isa, threads), PROMPT, greedy_past_ends(60));
             assert_eq!(story, STORY, "{isa}, {threads} threads");
         }
     }

@@ -65,7 +65,9 @@ fn golden_folders_and_files_agree() {
         if name.ends_with("_256") {
             path = dir.join("gguf").join(path.file_name().unwrap());
         }
-        if path.exists() {
+        // GGUF does not say mistral's window as llama.cpp reads it.
+        assert_eq!(path.exists(), name != "mistral", "{}", path.display());
+        if name != "mistral" {
             compare_with_gguf(&folder, &config, &path);
         }
     }
@@ -118,7 +120,8 @@ fn every_asset_opens_or_says_why() {
                 }
                 Err(e) => {
                     assert_eq!(e.kind(), ErrorKind::Unsupported, "{e}");
-                    assert!(e.to_string().contains("GGUF version 1"), "{e}");
+                    let refused = ["GGUF version 1", "type F8_E4M3"];
+                    assert!(refused.iter().any(|what| e.to_string().contains(what)), "{e}");
                 }
             }
         }

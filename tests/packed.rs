@@ -5,10 +5,12 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::assets;
 use common::gguf::tiny;
-use goldcrest::load::{Checkpoint, FileKind, ReadOptions, fuzzing};
-use goldcrest::{Error, ErrorKind, Format, GenerationParams, KvType, Model};
+use common::models::{self, random_of, stories};
+use common::safetensors::write_tiny;
+use common::{assets, bits, greedy, greedy_past_ends, told};
+use goldcrest::load::{Checkpoint, FileKind, GgmlType, ReadOptions, fuzzing};
+use goldcrest::{Error, ErrorKind, Format, KvType, Model};
 use tempfile::TempDir;
 
 /// Token by token: the bits of logits, and the greedy text.
@@ -17,10 +19,9 @@ fn outcome(path: &Path, mmap: bool) -> (Vec<u32>, Vec<u32>) {
     let model = loader.load().unwrap_or_else(|e| panic!("{e}"));
     let ids = [1, 5, 9, 13, 21, 7, 11, 2];
     let mut session = model.session().unwrap();
-    let bits = session.logits_all(&ids).unwrap().iter().map(|x| x.to_bits()).collect();
-    let params = GenerationParams::greedy().max_tokens(20).ignore_eos(true);
-    let tokens = session.generate(params).unwrap().map(|token| token.unwrap().id).collect();
-    (bits, tokens)
+    let bits = bits(&session.logits_all(&ids).unwrap());
+    let generator = session.generate(greedy_past_ends(20)).unwrap();
+    (bits, generator.map(|token| token.unwrap().id).collect())
 }
 
 fn packed(source: &Path, dir: &TempDir) -> PathBuf {
@@ -29,9 +30,24 @@ fn packed(source: &Path, dir: &TempDir) -> PathBuf {
     path
 }
 
-/// Weights from which a packed file is made: every format, tied and untied, folders too.
-fn sources() -> Vec<PathBuf> {
-    let Some(assets) = assets() else { return Vec::new() };
+/// Weights of every type that run, tied and untied, with biases and norms of heads; a folder; and the
+/// model of the repository. The files are in `dir`.
+fn made(dir: &TempDir) -> Vec<PathBuf> {
+    let mut all = vec![stories(), dir.path().join("folder")];
+    std::fs::create_dir(&all[1]).unwrap();
+    write_tiny(&all[1]);
+    let llamas = models::types().map(|ty| ("llama", ty));
+    for (arch, ty) in llamas.chain([("qwen2", GgmlType::Q6_K), ("qwen3", GgmlType::F16)]) {
+        let path = dir.path().join(format!("{arch}-{ty}.gguf"));
+        std::fs::write(&path, random_of(arch, ty).build()).unwrap();
+        all.push(path);
+    }
+    assert!(all.len() > 10);
+    all
+}
+
+/// Files that others wrote.
+fn foreign(assets: &Path) -> Vec<PathBuf> {
     let stories = assets.join("models/stories260K/derived");
     let mut all: Vec<PathBuf> = ["F32", "F16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
         .iter()
@@ -53,7 +69,18 @@ fn sources() -> Vec<PathBuf> {
 
 #[test]
 fn a_packed_file_is_the_same_model() {
-    for source in sources() {
+    let dir = tempfile::tempdir().unwrap();
+    are_the_same_packed(made(&dir));
+}
+
+#[test]
+fn a_packed_file_is_the_same_model_as_what_others_wrote() {
+    let Some(assets) = assets() else { return };
+    are_the_same_packed(foreign(&assets));
+}
+
+fn are_the_same_packed(sources: Vec<PathBuf>) {
+    for source in sources {
         let name = source.display();
         let dir = tempfile::tempdir().unwrap();
         let path = packed(&source, &dir);
@@ -75,26 +102,43 @@ fn a_packed_file_is_the_same_model() {
 
 #[test]
 fn the_text_of_a_packed_file_is_the_sources() {
+    texts_are_the_same_packed(&[stories()]);
+}
+
+#[test]
+fn the_text_of_a_packed_file_is_that_of_what_others_wrote() {
     let Some(assets) = assets() else { return };
-    let stories = assets.join("models/stories260K/derived");
-    for source in ["stories260K-F32.gguf", "stories260K-Q4_0.gguf", "hf-llama"] {
+    let folder = assets.join("models/stories260K/derived");
+    let files = ["stories260K-F32.gguf", "stories260K-Q4_0.gguf", "hf-llama"];
+    texts_are_the_same_packed(&files.map(|file| folder.join(file)));
+}
+
+fn texts_are_the_same_packed(sources: &[PathBuf]) {
+    for source in sources {
         let dir = tempfile::tempdir().unwrap();
-        let path = packed(&stories.join(source), &dir);
-        let text = |path: &Path| -> String {
-            let model = Model::open(path).unwrap();
-            let mut session = model.session().unwrap();
-            session.push(&model.tokenizer().unwrap().encode("Once upon a time").unwrap()).unwrap();
-            let params = GenerationParams::greedy().max_tokens(64);
-            session.generate(params).unwrap().map(|token| token.unwrap().text).collect()
-        };
-        assert_eq!(text(&path), text(&stories.join(source)), "{source}");
+        let path = packed(source, &dir);
+        let text = |path: &Path| told(&Model::open(path).unwrap(), "Once upon a time", greedy(64));
+        let want = text(source);
+        assert!(want.len() > 100, "{}: {want:?}", source.display());
+        assert_eq!(text(&path), want, "{}", source.display());
     }
 }
 
-/// Within 3% and what alignment adds: 64 KB a section, 4 KB a matrix, the panels' sixteen rows.
 #[test]
 fn sizes() {
-    for source in sources().iter().filter(|path| path.is_file()) {
+    let dir = tempfile::tempdir().unwrap();
+    sizes_of(made(&dir));
+}
+
+#[test]
+fn sizes_of_what_others_wrote() {
+    let Some(assets) = assets() else { return };
+    sizes_of(foreign(&assets));
+}
+
+/// Within 3% and what alignment adds: 64 KB a section, 4 KB a matrix, the panels' sixteen rows.
+fn sizes_of(sources: Vec<PathBuf>) {
+    for source in sources.iter().filter(|path| path.is_file()) {
         let dir = tempfile::tempdir().unwrap();
         let path = packed(source, &dir);
         let size = |path: &Path| std::fs::metadata(path).unwrap().len() as f64;
@@ -108,21 +152,32 @@ fn sizes() {
 
 #[test]
 fn quantising_while_packing_is_quantising_while_loading() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("random.gguf");
+    std::fs::write(&file, models::random(GgmlType::F32).build()).unwrap();
+    is_quantised_the_same(&file);
+}
+
+#[test]
+fn quantising_a_folder_while_packing_is_quantising_while_loading() {
     let Some(assets) = assets() else { return };
-    let source = assets.join("golden/llama_256");
+    is_quantised_the_same(&assets.join("golden/llama_256"));
+}
+
+fn is_quantised_the_same(source: &Path) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q4");
-    Model::loader(&source).quantize(Format::Q4_0).pack(&path).unwrap();
+    Model::loader(source).quantize(Format::Q4_0).pack(&path).unwrap();
     let logits = |loader: goldcrest::Loader| {
         let model = loader.load().unwrap();
         model.session().unwrap().logits_all(&[1, 2, 3]).unwrap()
     };
-    let want = logits(Model::loader(&source).quantize(Format::Q4_0));
+    let want = logits(Model::loader(source).quantize(Format::Q4_0));
     assert_eq!(logits(Model::loader(&path)), want);
     // It has no floats left to quantise, but for those of another type.
     assert_eq!(logits(Model::loader(&path).quantize(Format::Q4_0)), want);
     let floats = dir.path().join("f32");
-    Model::loader(&source).pack(&floats).unwrap();
+    Model::loader(source).pack(&floats).unwrap();
     let error = Model::loader(&floats).quantize(Format::Q8_0).load().unwrap_err();
     assert!(error.to_string().contains("while packing"), "{error}");
 }

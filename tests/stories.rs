@@ -5,9 +5,9 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::assets;
-use common::reference::{json, max_difference};
-use goldcrest::{GenerationParams, KvType, Model};
+use common::reference::{json, max_difference, mean_loss};
+use common::{assets, greedy, logits, told};
+use goldcrest::{KvType, Model};
 
 fn stories() -> Option<PathBuf> {
     assets().map(|assets| assets.join("models/stories260K"))
@@ -24,11 +24,7 @@ fn load_with(path: impl AsRef<Path>, kv: KvType) -> Model {
 /// `prompt` and its greedy continuation to `len` tokens, the beginning-of-text token counted.
 fn tell(model: &Model, prompt: &str, len: usize) -> String {
     let ids = model.tokenizer().unwrap().encode(prompt).unwrap();
-    let mut session = model.session().unwrap();
-    session.push(&ids).unwrap();
-    let params = GenerationParams::greedy().max_tokens(len - ids.len());
-    let texts = session.generate(params).unwrap().map(|token| token.unwrap().text);
-    prompt.to_owned() + &texts.collect::<String>()
+    prompt.to_owned() + &told(model, prompt, greedy(len - ids.len()))
 }
 
 #[test]
@@ -58,7 +54,7 @@ fn eight_bit_keys_and_values_cost_little() {
     let text = &oracle["texts"]["stories_official"];
     let ids = oracle_ids(text);
     let model = load_with(stories.join("derived/stories260K-F32.gguf"), KvType::Q8_0);
-    let ours = loss(&model.session().unwrap().logits_all(&ids).unwrap(), &ids);
+    let ours = mean_loss(&logits(&model, &ids), &ids);
     let want = text["mean_nll"].as_f64().unwrap();
     eprintln!("q8_0 KV: loss {ours:.5}, oracle {want:.5}");
     assert!((ours - want).abs() < 0.01, "{ours}, not {want}");
@@ -70,17 +66,6 @@ fn a_prompt_is_continued_as_the_reference_does() {
     let oracle = std::fs::read_to_string(stories.join("oracle_t0_n200_prompt_dragon.txt")).unwrap();
     let model = load(stories.join("derived/stories260K-F32.gguf"));
     assert_eq!(tell(&model, "The dragon and the princess", 201).trim_end(), oracle.trim_end());
-}
-
-/// Mean negative log-likelihood of `ids` after the first.
-fn loss(logits: &[f32], ids: &[u32]) -> f64 {
-    let vocab = logits.len() / ids.len();
-    let of = |(row, &id): (&[f32], &u32)| {
-        let max = row.iter().copied().fold(f32::MIN, f32::max);
-        let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
-        sum.ln() + f64::from(max) - f64::from(row[id as usize])
-    };
-    logits.chunks_exact(vocab).zip(&ids[1..]).map(of).sum::<f64>() / (ids.len() - 1) as f64
 }
 
 fn oracle_ids(text: &serde_json::Value) -> Vec<u32> {
@@ -96,7 +81,7 @@ fn float_losses_and_logits_are_the_oracles() {
         let mut ids = oracle_ids(text);
         let whole = ids.len() <= model.context();
         ids.truncate(model.context());
-        let all = model.session().unwrap().logits_all(&ids).unwrap();
+        let all = logits(&model, &ids);
         if !whole {
             eprintln!(
                 "{name}: {} tokens, more than the context: not compared",
@@ -104,7 +89,7 @@ fn float_losses_and_logits_are_the_oracles() {
             );
             continue;
         }
-        let (ours, want) = (loss(&all, &ids), text["mean_nll"].as_f64().unwrap());
+        let (ours, want) = (mean_loss(&all, &ids), text["mean_nll"].as_f64().unwrap());
         assert!((ours - want).abs() < 1e-5, "{name}: {ours}, not {want}");
         let last: Vec<f32> = text["last_logits"]
             .as_array()
@@ -133,7 +118,7 @@ fn quantised_losses_are_near_the_oracles() {
         ("Q5_1", 0.01),
     ] {
         let model = load(stories.join(format!("derived/stories260K-{format}.gguf")));
-        let ours = loss(&model.session().unwrap().logits_all(&ids).unwrap(), &ids);
+        let ours = mean_loss(&logits(&model, &ids), &ids);
         let want =
             oracle["weight_only_quant"][format]["stories_official_mean_nll"].as_f64().unwrap();
         eprintln!("{format}: loss {ours:.5}, oracle {want:.5}");
@@ -146,11 +131,9 @@ fn the_qwen2_transplant_has_the_llamas_logits() {
     let Some(stories) = stories() else { return };
     let oracle = json(stories.join("derived/oracle_stories260K.json"));
     let ids = oracle_ids(&oracle["texts"]["stories_official"]);
-    let logits = |file: &str| {
-        load(stories.join("derived").join(file)).session().unwrap().logits_all(&ids).unwrap()
-    };
-    let llama = logits("hf-llama");
-    assert!(max_difference(&logits("hf-qwen2-transplant"), &llama) < 1e-5);
+    let logits_of = |file: &str| logits(&load(stories.join("derived").join(file)), &ids);
+    let llama = logits_of("hf-llama");
+    assert!(max_difference(&logits_of("hf-qwen2-transplant"), &llama) < 1e-5);
     // GGUF permutes rows for rope: sums of dot products come out in another order.
-    assert!(max_difference(&logits("stories260K-F32.gguf"), &llama) < 1e-4);
+    assert!(max_difference(&logits_of("stories260K-F32.gguf"), &llama) < 1e-4);
 }

@@ -52,6 +52,14 @@ pub fn string(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// The type of a key's value in a file, and where the value is.
+pub fn value_of(file: &[u8], key: &str) -> (u32, usize) {
+    let entry = string(key);
+    let at = file.windows(entry.len()).position(|window| window == entry);
+    let at = at.unwrap_or_else(|| panic!("no key {key}")) + entry.len();
+    (u32::from_le_bytes(file[at..at + 4].try_into().unwrap()), at + 4)
+}
+
 impl Gguf {
     /// Adds a key, or replaces its value.
     pub fn raw(&mut self, key: &str, ty: u32, value: impl Into<Vec<u8>>) -> &mut Self {

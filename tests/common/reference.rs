@@ -50,3 +50,21 @@ pub fn relative_rmse(ours: &[f32], reference: &[f32]) -> f64 {
     let error = ours.iter().zip(reference).map(|(&a, &b)| square(f64::from(a) - f64::from(b)));
     (error.sum::<f64>() / n / variance).sqrt()
 }
+
+/// What each token of `ids` from `first` on costs, given the logits after those before it: the negative
+/// logarithms of their probabilities, in nats. `logits` has a row for each of `ids`.
+pub fn losses(logits: &[f32], ids: &[u32], first: usize) -> Vec<f64> {
+    let vocab = logits.len() / ids.len();
+    assert_eq!(logits.len(), vocab * ids.len());
+    let loss = |(row, &id): (&[f32], &u32)| {
+        let max = row.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
+        sum.ln() + f64::from(max) - f64::from(row[id as usize])
+    };
+    logits.chunks_exact(vocab).skip(first - 1).zip(&ids[first..]).map(loss).collect()
+}
+
+/// Mean negative log-likelihood of `ids` after the first.
+pub fn mean_loss(logits: &[f32], ids: &[u32]) -> f64 {
+    losses(logits, ids, 1).iter().sum::<f64>() / (ids.len() - 1) as f64
+}
