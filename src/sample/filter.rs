@@ -173,6 +173,15 @@ mod tests {
     }
 
     #[test]
+    fn an_excluded_token_is_not_drawn() {
+        let off = SamplingParams::default().top_k(0).top_p(1.0).min_p(0.0);
+        let mut candidates = Candidates::new(3);
+        candidates.select(&[f32::NEG_INFINITY, 0.5, 0.0], 0.5, Some(1.0), &off);
+        // What rounding leaves of a draw falls behind the last token.
+        assert_eq!([0.0, 0.99, 1.0].map(|unit| candidates.draw(0.5, 1.0, unit)), [1, 2, 1]);
+    }
+
+    #[test]
     fn selection_agrees_with_a_sort() {
         let mut random = super::super::random::Random::new(3);
         let logits: Vec<f32> = (0..5000).map(|_| (random.unit() * 40.0).floor() as f32).collect();
