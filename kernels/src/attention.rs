@@ -10,7 +10,8 @@
 
 use std::marker::PhantomData;
 
-use crate::kv::{BLOCK, Code, F16, F32, KvLayout, KvType, Q8};
+use crate::extent::{extent, holds};
+use crate::kv::{BLOCK, Code, F16, F32, KvLayout, KvType, MAX_HEAD_DIM, Q8};
 use crate::math;
 use crate::ops::{self, mul_add};
 use crate::simd::{LANES, Simd};
@@ -73,6 +74,7 @@ pub struct Attend<'a> {
 }
 
 impl Attend<'_> {
+    /// Query heads. [`check`](Self::check) has seen that the product does not wrap.
     const fn rows(&self) -> usize {
         self.group * self.spans.len()
     }
@@ -81,11 +83,17 @@ impl Attend<'_> {
     #[track_caller]
     fn check(&self) {
         self.layout.check(self.k, self.v);
-        if let Some(last) = self.spans.len().checked_sub(1) {
-            let need = last * self.q_stride + self.group * self.layout.head_dim();
-            assert!(self.q.len() >= need, "{} queries of {need}", self.q.len());
-        }
-        for span in self.spans {
+        let Self { q, q_stride, group, spans, .. } = *self;
+        let head_dim = self.layout.head_dim();
+        let width = extent(group, head_dim, head_dim);
+        let fits = matches!(width, Some(width) if holds(q.len(), spans.len(), q_stride, width));
+        assert!(
+            fits && extent(spans.len(), group, group).is_some(),
+            "{} elements are not {} queries of {group} heads every {q_stride}",
+            q.len(),
+            spans.len()
+        );
+        for span in spans {
             assert!(span.end <= self.layout.positions(), "{span:?} ends outside the cache");
         }
     }
@@ -121,10 +129,9 @@ impl<'a> HeadRowsMut<'a> {
     #[inline(always)]
     #[track_caller]
     fn check(&self, positions: usize, width: usize) {
-        if let Some(last) = positions.checked_sub(1) {
-            let need = last * self.stride + width;
-            assert!(self.len >= need, "room for {} elements, not {need}", self.len);
-        }
+        let Self { len, stride, .. } = *self;
+        let fits = holds(len, positions, stride, width);
+        assert!(fits, "room for {len} elements, not {positions} times {width} every {stride}");
     }
 }
 
@@ -144,13 +151,43 @@ pub enum AttendOut<'a> {
 
 /// Elements of a row's partial result: the sum of the values, rounded up to sixteen, then its
 /// greatest score and the sum of its exponentials.
+///
+/// # Panics
+/// If a head of this length does not fit in memory.
+#[inline(always)]
+#[track_caller]
 pub const fn partial_len(head_dim: usize) -> usize {
+    assert!(head_dim <= MAX_HEAD_DIM, "a head of this length does not fit in memory");
+    partial_of(head_dim)
+}
+
+/// [`partial_len`] of a head that a layout has.
+#[inline(always)]
+const fn partial_of(head_dim: usize) -> usize {
     head_dim.next_multiple_of(LANES) + LANES
 }
 
 /// Elements of scratch space that attention needs, whatever the number of rows.
+///
+/// # Panics
+/// If a head of this length does not fit in memory.
+#[inline(always)]
+#[track_caller]
 pub const fn scratch_len(head_dim: usize) -> usize {
-    ROW_BLOCK * head_dim + MAX_TILE * CHUNK + (MAX_TILE + ROW_BLOCK) * partial_len(head_dim)
+    (MAX_TILE + ROW_BLOCK) * partial_len(head_dim) + ROW_BLOCK * head_dim + MAX_TILE * CHUNK
+}
+
+/// Whether `len` elements are the partial results of `chunks` times `rows` rows.
+#[inline(always)]
+const fn are_partials(len: usize, head_dim: usize, rows: Option<usize>, chunks: usize) -> bool {
+    let partial = partial_len(head_dim);
+    if let Some(rows) = rows
+        && let Some(chunk) = extent(rows, partial, partial)
+        && let Some(need) = extent(chunks, chunk, chunk)
+    {
+        return need == len;
+    }
+    false
 }
 
 /// Softmax attention: for every row the sum of the values it sees, weighted by the softmax of its
@@ -179,8 +216,10 @@ pub(crate) unsafe fn attend<S: Simd, const TILE: usize, const FUSED: bool>(
     assert!(scratch.len() >= scratch_len(head_dim), "length of scratch");
     match &out {
         AttendOut::Rows(rows) => rows.check(a.spans.len(), a.group * head_dim),
-        AttendOut::Chunk { partials, .. } => {
-            assert_eq!(partials.len(), a.rows() * partial_len(head_dim), "length of partials");
+        AttendOut::Chunk { chunk, partials } => {
+            assert!(*chunk < usize::MAX / CHUNK, "chunk {chunk} begins beyond all positions");
+            let fits = are_partials(partials.len(), head_dim, Some(a.rows()), 1);
+            assert!(fits, "length of partials");
         }
     }
     // SAFETY: the asserts above are what `walk` asks for.
@@ -206,7 +245,7 @@ unsafe fn walk<S: Simd, C: Code, const TILE: usize, const FUSED: bool>(
     scratch: *mut f32,
 ) {
     let head_dim = a.layout.head_dim();
-    let partial = partial_len(head_dim);
+    let partial = partial_of(head_dim);
     // SAFETY: the four parts are what `scratch_len` adds up; rows of a block are at most
     // `ROW_BLOCK`, rows of a tile at most `MAX_TILE`.
     unsafe {
@@ -348,7 +387,7 @@ unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize, const FUSED:
     to: *mut f32,
 ) {
     let head_dim = a.layout.head_dim();
-    let partial = partial_len(head_dim);
+    let partial = partial_of(head_dim);
     let base = chunk * CHUNK;
     let mut seen = [Span { start: 0, end: 0 }; R];
     let (mut start, mut end) = (usize::MAX, 0);
@@ -560,7 +599,7 @@ unsafe fn weigh_panel<S: Simd, C: Code, const TILE: usize, const R: usize, const
     weights: *const f32,
     to: *mut f32,
 ) {
-    let partial = partial_len(layout.head_dim());
+    let partial = partial_of(layout.head_dim());
     let mut common = Span { start: base, end: base + LANES };
     let mut r = 0;
     while r < R {
@@ -664,7 +703,7 @@ unsafe fn weigh_dims<S: Simd, C: Code, const R: usize, const D: usize, const FUS
     w_row: usize,
     to: *mut f32,
 ) {
-    let partial = partial_len(layout.head_dim());
+    let partial = partial_of(layout.head_dim());
     let row_bytes = layout.v_row() * C::BYTES;
     // SAFETY: the caller's contract.
     unsafe {
@@ -797,9 +836,10 @@ pub(crate) unsafe fn attend_merge<S: Simd>(
     out: HeadRowsMut<'_>,
     scratch: &mut [f32],
 ) {
-    let rows = group * positions;
-    let partial = partial_len(head_dim);
-    assert_eq!(partials.len(), chunks * rows * partial, "length of partials");
+    let fits = are_partials(partials.len(), head_dim, extent(positions, group, group), chunks);
+    assert!(fits, "length of partials");
+    // With a row, neither product wraps: a partial result is longer than a head.
+    let (rows, partial) = (group * positions, partial_of(head_dim));
     assert!(scratch.len() >= partial, "length of scratch");
     out.check(positions, group * head_dim);
     let state = scratch.as_mut_ptr();

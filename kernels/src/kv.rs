@@ -12,6 +12,7 @@
 //! [`KvType::Q8_0`] has scales: half floats, [16] for every 32 dimensions, lane = position in keys
 //! and values alike. Panels are rounded up to 64 bytes.
 
+use crate::extent::holds;
 use crate::ops;
 use crate::simd::{LANES, Simd};
 
@@ -31,6 +32,9 @@ pub enum KvType {
     Q8_0,
 }
 
+/// The most elements of a key: the sizes of a panel, and of attention's buffers, do not wrap.
+pub(crate) const MAX_HEAD_DIM: usize = usize::MAX >> 8;
+
 /// How the keys and values of one key/value head lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
@@ -43,10 +47,30 @@ impl KvLayout {
     /// Room for `positions` positions of `head_dim` elements.
     ///
     /// # Panics
-    /// If `head_dim` is 0 or odd.
+    /// If `head_dim` is 0 or odd, or the keys and values do not fit in memory.
+    #[track_caller]
     pub const fn new(ty: KvType, head_dim: usize, positions: usize) -> Self {
+        match Self::try_new(ty, head_dim, positions) {
+            Some(layout) => layout,
+            None => panic!("keys and values of this length do not fit in memory"),
+        }
+    }
+
+    /// As [`new`](Self::new), for numbers that a user or a file gives: `None` if the keys and values
+    /// do not fit in memory.
+    ///
+    /// # Panics
+    /// If `head_dim` is 0 or odd.
+    #[track_caller]
+    pub const fn try_new(ty: KvType, head_dim: usize, positions: usize) -> Option<Self> {
         assert!(head_dim > 0 && head_dim.is_multiple_of(2), "head_dim is even");
-        Self { ty, head_dim, positions }
+        if head_dim > MAX_HEAD_DIM {
+            return None;
+        }
+        let layout = Self { ty, head_dim, positions };
+        // Values are the longer. Half the address space each, so that the sum of both fits, too.
+        let (panels, bytes) = (positions.div_ceil(LANES), layout.v_panel_bytes());
+        if holds(isize::MAX as usize, panels, bytes, bytes) { Some(layout) } else { None }
     }
 
     /// The number format.

@@ -33,6 +33,7 @@
 mod activation;
 mod attention;
 mod dispatch;
+mod extent;
 mod format;
 mod isa;
 mod kv;
