@@ -35,6 +35,9 @@ pub struct Span {
 }
 
 impl Span {
+    /// A span of nothing, which joins with any.
+    const NOTHING: Self = Self { start: usize::MAX, end: 0 };
+
     #[inline(always)]
     const fn is_empty(self) -> bool {
         self.start >= self.end
@@ -46,6 +49,18 @@ impl Span {
         let start = if self.start > from { self.start } else { from };
         let end = if self.end < to { self.end } else { to };
         Self { start, end: if end > start { end } else { start } }
+    }
+
+    /// The positions from the first to the last of both.
+    #[inline(always)]
+    const fn join(self, other: Self) -> Self {
+        if other.is_empty() {
+            return self;
+        }
+        Self {
+            start: if other.start < self.start { other.start } else { self.start },
+            end: if other.end > self.end { other.end } else { self.end },
+        }
     }
 }
 
@@ -65,7 +80,7 @@ pub struct Attend<'a> {
     pub q_stride: usize,
     /// Query heads that share the key/value head.
     pub group: usize,
-    /// What each query position sees.
+    /// What each query position sees. In a ring, all of them together no more than it holds.
     pub spans: &'a [Span],
     /// Factor of the dot products, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
@@ -93,9 +108,14 @@ impl Attend<'_> {
             q.len(),
             spans.len()
         );
-        for span in spans {
-            assert!(span.end <= self.layout.positions(), "{span:?} ends outside the cache");
+        let mut seen = Span::NOTHING;
+        for &span in spans {
+            let fits = self.layout.is_ring() || span.end <= self.layout.positions();
+            assert!(fits, "{span:?} ends outside the cache");
+            seen = seen.join(span);
         }
+        let fits = seen.is_empty() || self.layout.holds(seen);
+        assert!(fits, "{seen:?} does not fit a ring of {}", self.layout.positions());
     }
 }
 
@@ -142,7 +162,7 @@ pub enum AttendOut<'a> {
     Rows(HeadRowsMut<'a>),
     /// One chunk's partial result, to be folded by `attend_merge`.
     Chunk {
-        /// Which: positions from `CHUNK * chunk`.
+        /// Which: positions from `CHUNK * chunk`, in a ring as well.
         chunk: usize,
         /// [`partial_len`] elements for every row.
         partials: &'a mut [f32],
@@ -199,8 +219,8 @@ const fn are_partials(len: usize, head_dim: usize, rows: Option<usize>, chunks: 
 /// does, where the instruction set has a fused multiply-add.
 ///
 /// # Panics
-/// If a length does not fit, a span ends outside the cache, or `scratch` is shorter than
-/// [`scratch_len`].
+/// If a length does not fit, the cache does not hold what the spans see, or `scratch` is shorter
+/// than [`scratch_len`].
 ///
 /// # Safety
 /// As for every method of [`Simd`].
@@ -328,17 +348,13 @@ const fn tile_size<const TILE: usize>(left: usize) -> usize {
 /// The chunks that any of `n` rows sees: the first and the one after the last.
 #[inline(always)]
 fn seen_chunks(a: &Attend<'_>, first: usize, n: usize) -> (usize, usize) {
-    let (mut start, mut end) = (usize::MAX, 0);
+    let mut seen = Span::NOTHING;
     let mut position = first / a.group;
     while position <= (first + n - 1) / a.group {
-        let span = a.spans[position];
-        if !span.is_empty() {
-            start = if span.start < start { span.start } else { start };
-            end = if span.end > end { span.end } else { end };
-        }
+        seen = seen.join(a.spans[position]);
         position += 1;
     }
-    if end == 0 { (0, 0) } else { (start / CHUNK, end.div_ceil(CHUNK)) }
+    if seen.is_empty() { (0, 0) } else { (seen.start / CHUNK, seen.end.div_ceil(CHUNK)) }
 }
 
 /// Copies the queries of `n` rows tile after tile, each as [head_dim][rows of the tile]: a tile
@@ -390,30 +406,31 @@ unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize, const FUSED:
     let partial = partial_of(head_dim);
     let base = chunk * CHUNK;
     let mut seen = [Span { start: 0, end: 0 }; R];
-    let (mut start, mut end) = (usize::MAX, 0);
+    let mut any = Span::NOTHING;
     let mut r = 0;
     while r < R {
         seen[r] = a.spans[(row + r) / a.group].clip(base, base + CHUNK);
-        if !seen[r].is_empty() {
-            start = if seen[r].start < start { seen[r].start } else { start };
-            end = if seen[r].end > end { seen[r].end } else { end };
-        }
+        any = any.join(seen[r]);
         // SAFETY: `to` holds `R` partial results.
         unsafe { clear(s, head_dim, to.add(r * partial)) };
         r += 1;
     }
-    if end == 0 {
+    if any.is_empty() {
         return;
     }
-    let (first_panel, last_panel) = (start / LANES, end.div_ceil(LANES));
-    // SAFETY: every span ends within the cache, hence every panel up to `last_panel` exists; the
-    // scores of the panels lie within the `CHUNK` of a row.
+    // Panels of the chunk.
+    let (first_panel, last_panel) = ((any.start - base) / LANES, (any.end - base).div_ceil(LANES));
+    // SAFETY: every span ends within the cache, or that is a ring, which has all of every chunk:
+    // hence every panel up to `last_panel` exists. The scores of the panels lie within the `CHUNK`
+    // of a row.
     unsafe {
+        let at = a.layout.slot(chunk) * (CHUNK / LANES);
         let k_panel = a.layout.k_panel_bytes();
+        let keys = a.k.as_ptr().add(at * k_panel);
         let mut panel = first_panel;
         while panel < last_panel {
-            let k = a.k.as_ptr().add(panel * k_panel);
-            let at = scores.add(panel * LANES - base);
+            let k = keys.add(panel * k_panel);
+            let at = scores.add(panel * LANES);
             // Few rows take several panels at once, to have enough independent sums.
             if R == 1 && TILE == 8 && panel + 4 <= last_panel {
                 dots::<S, C, R, 4, FUSED>(s, a.layout, k, q, at);
@@ -433,11 +450,12 @@ unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize, const FUSED:
             r += 1;
         }
         let v_panel = a.layout.v_panel_bytes();
+        let values = a.v.as_ptr().add(at * v_panel);
         let mut panel = first_panel;
         while panel < last_panel {
-            let v = a.v.as_ptr().add(panel * v_panel);
-            let at = scores.add(panel * LANES - base);
-            weigh_panel::<S, C, TILE, R, FUSED>(s, a.layout, v, &seen, panel * LANES, at, to);
+            let v = values.add(panel * v_panel);
+            let (first, at) = (base + panel * LANES, scores.add(panel * LANES));
+            weigh_panel::<S, C, TILE, R, FUSED>(s, a.layout, v, &seen, first, at, to);
             panel += 1;
         }
     }

@@ -108,7 +108,8 @@ macro_rules! ops {
         fn sum_words(bytes: &[u8], ahead: usize, sum: &mut i32) = ops::sum_words;
         /// Softmax in place.
         fn softmax(x: &mut [f32]) = ops::softmax;
-        /// Writes the key and value of one position and head into its regions of the cache.
+        /// Writes the key and value of one position and head into its regions of the cache; into
+        /// a ring, over those of an earlier lap.
         ///
         /// # Panics
         /// If a length or the position does not fit the layout.
@@ -125,8 +126,8 @@ macro_rules! ops {
         /// Softmax attention of the query heads that share a key/value head; see [`Attend`].
         ///
         /// # Panics
-        /// If a length does not fit, a span ends outside the cache, or `scratch` is shorter than
-        /// [`scratch_len`](crate::scratch_len).
+        /// If a length does not fit, the cache does not hold what the spans see, or `scratch` is
+        /// shorter than [`scratch_len`](crate::scratch_len).
         fn attend(a: &Attend<'_>, out: AttendOut<'_>, scratch: &mut [f32])
             = attention::attend::<_, TILE, FUSES>;
         /// Folds the partial results of chunks, in order, into finished rows.

@@ -77,6 +77,7 @@ fn layouts_of_keys_and_values() {
             refused("do not fit in memory", || KvLayout::new(ty, head_dim, positions));
             assert_eq!(KvLayout::try_new(ty, head_dim, positions), None);
         }
+        refused("do not fit in memory", || KvLayout::ring(ty, 32, usize::MAX - 255));
         assert_eq!(KvLayout::try_new(ty, 32, 100), Some(KvLayout::new(ty, 32, 100)));
     }
 }
