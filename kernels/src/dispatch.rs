@@ -102,6 +102,13 @@ macro_rules! ops {
         /// # Panics
         /// If the lengths differ.
         fn add(acc: &mut [f32], x: &[f32]) = ops::add;
+        /// `acc += scale * x`, element by element, the product rounded before it is added.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn add_scaled(acc: &mut [f32], x: &[f32], scale: f32) = ops::add_scaled;
+        /// `x *= factor`, element by element.
+        fn scale(x: &mut [f32], factor: f32) = ops::scale;
         /// Adds up the 32-bit words of `bytes`, wrapping, up to the last whole vector of 64 bytes,
         /// and fetches memory `ahead` bytes before it is read (and 4 times as far into the
         /// second-level cache): a yardstick for products.
