@@ -1,5 +1,6 @@
 //! Activations as the products take them.
 
+use crate::extent::{extent, holds, whole_lines};
 use crate::simd::{LANES, MAGIC, Simd};
 
 /// The form that a row of activations takes; it belongs to the weights' [`Format`](crate::Format).
@@ -66,14 +67,23 @@ impl Activation {
         }
     }
 
+    /// Values that go with one unit of the weights.
+    const fn unit(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Q8 => Q8_UNIT,
+            Self::Q8K => Q8K_UNIT,
+        }
+    }
+
     /// Bytes of a row of `k` values; a multiple of 64.
+    ///
+    /// # Panics
+    /// If the row does not fit in memory.
+    #[inline(always)]
+    #[track_caller]
     pub const fn row_bytes(self, k: usize) -> usize {
-        let bytes = match self {
-            Self::F32 => k * 4,
-            Self::Q8 => k.div_ceil(Q8_UNIT) * Q8_RECORD,
-            Self::Q8K => k.div_ceil(Q8K_UNIT) * Q8K_RECORD,
-        };
-        bytes.next_multiple_of(64)
+        whole_lines(k.div_ceil(self.unit()), self.record_bytes())
     }
 }
 
@@ -93,9 +103,11 @@ impl<'a> Rows<'a> {
     ///
     /// # Panics
     /// If `data` is too short.
+    #[track_caller]
     pub fn new(kind: Activation, k: usize, data: &'a [u8], rows: usize, group: usize) -> Self {
         let stride = kind.row_bytes(k);
-        assert!(data.len() >= rows * stride, "{rows} rows of {stride} bytes in {}", data.len());
+        let fits = holds(data.len(), rows, stride, stride);
+        assert!(fits, "{rows} rows of {stride} bytes in {}", data.len());
         Self { kind, data, stride, rows, group }
     }
 }
@@ -127,7 +139,8 @@ pub(crate) unsafe fn quantize_row<S: Simd>(
     place: Place,
 ) {
     let stride = kind.row_bytes(x.len());
-    assert!(place.row < place.rows && out.len() == place.rows * stride, "{place:?} of a group");
+    let fits = place.row < place.rows && extent(place.rows, stride, stride) == Some(out.len());
+    assert!(fits, "{place:?} of a group");
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
         match kind {

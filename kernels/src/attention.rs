@@ -10,7 +10,8 @@
 
 use std::marker::PhantomData;
 
-use crate::kv::{BLOCK, Code, F16, F32, KvLayout, KvType, Q8};
+use crate::extent::{extent, holds};
+use crate::kv::{BLOCK, Code, F16, F32, KvLayout, KvType, MAX_HEAD_DIM, Q8};
 use crate::math;
 use crate::ops::{self, mul_add};
 use crate::simd::{LANES, Simd};
@@ -34,6 +35,9 @@ pub struct Span {
 }
 
 impl Span {
+    /// A span of nothing, which joins with any.
+    const NOTHING: Self = Self { start: usize::MAX, end: 0 };
+
     #[inline(always)]
     const fn is_empty(self) -> bool {
         self.start >= self.end
@@ -45,6 +49,18 @@ impl Span {
         let start = if self.start > from { self.start } else { from };
         let end = if self.end < to { self.end } else { to };
         Self { start, end: if end > start { end } else { start } }
+    }
+
+    /// The positions from the first to the last of both.
+    #[inline(always)]
+    const fn join(self, other: Self) -> Self {
+        if other.is_empty() {
+            return self;
+        }
+        Self {
+            start: if other.start < self.start { other.start } else { self.start },
+            end: if other.end > self.end { other.end } else { self.end },
+        }
     }
 }
 
@@ -64,7 +80,7 @@ pub struct Attend<'a> {
     pub q_stride: usize,
     /// Query heads that share the key/value head.
     pub group: usize,
-    /// What each query position sees.
+    /// What each query position sees. In a ring, all of them together no more than it holds.
     pub spans: &'a [Span],
     /// Factor of the dot products, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
@@ -73,6 +89,7 @@ pub struct Attend<'a> {
 }
 
 impl Attend<'_> {
+    /// Query heads. [`check`](Self::check) has seen that the product does not wrap.
     const fn rows(&self) -> usize {
         self.group * self.spans.len()
     }
@@ -81,13 +98,24 @@ impl Attend<'_> {
     #[track_caller]
     fn check(&self) {
         self.layout.check(self.k, self.v);
-        if let Some(last) = self.spans.len().checked_sub(1) {
-            let need = last * self.q_stride + self.group * self.layout.head_dim();
-            assert!(self.q.len() >= need, "{} queries of {need}", self.q.len());
+        let Self { q, q_stride, group, spans, .. } = *self;
+        let head_dim = self.layout.head_dim();
+        let width = extent(group, head_dim, head_dim);
+        let fits = matches!(width, Some(width) if holds(q.len(), spans.len(), q_stride, width));
+        assert!(
+            fits && extent(spans.len(), group, group).is_some(),
+            "{} elements are not {} queries of {group} heads every {q_stride}",
+            q.len(),
+            spans.len()
+        );
+        let mut seen = Span::NOTHING;
+        for &span in spans {
+            let fits = self.layout.is_ring() || span.end <= self.layout.positions();
+            assert!(fits, "{span:?} ends outside the cache");
+            seen = seen.join(span);
         }
-        for span in self.spans {
-            assert!(span.end <= self.layout.positions(), "{span:?} ends outside the cache");
-        }
+        let fits = seen.is_empty() || self.layout.holds(seen);
+        assert!(fits, "{seen:?} does not fit a ring of {}", self.layout.positions());
     }
 }
 
@@ -121,10 +149,9 @@ impl<'a> HeadRowsMut<'a> {
     #[inline(always)]
     #[track_caller]
     fn check(&self, positions: usize, width: usize) {
-        if let Some(last) = positions.checked_sub(1) {
-            let need = last * self.stride + width;
-            assert!(self.len >= need, "room for {} elements, not {need}", self.len);
-        }
+        let Self { len, stride, .. } = *self;
+        let fits = holds(len, positions, stride, width);
+        assert!(fits, "room for {len} elements, not {positions} times {width} every {stride}");
     }
 }
 
@@ -135,7 +162,7 @@ pub enum AttendOut<'a> {
     Rows(HeadRowsMut<'a>),
     /// One chunk's partial result, to be folded by `attend_merge`.
     Chunk {
-        /// Which: positions from `CHUNK * chunk`.
+        /// Which: positions from `CHUNK * chunk`, in a ring as well.
         chunk: usize,
         /// [`partial_len`] elements for every row.
         partials: &'a mut [f32],
@@ -144,13 +171,43 @@ pub enum AttendOut<'a> {
 
 /// Elements of a row's partial result: the sum of the values, rounded up to sixteen, then its
 /// greatest score and the sum of its exponentials.
+///
+/// # Panics
+/// If a head of this length does not fit in memory.
+#[inline(always)]
+#[track_caller]
 pub const fn partial_len(head_dim: usize) -> usize {
+    assert!(head_dim <= MAX_HEAD_DIM, "a head of this length does not fit in memory");
+    partial_of(head_dim)
+}
+
+/// [`partial_len`] of a head that a layout has.
+#[inline(always)]
+const fn partial_of(head_dim: usize) -> usize {
     head_dim.next_multiple_of(LANES) + LANES
 }
 
 /// Elements of scratch space that attention needs, whatever the number of rows.
+///
+/// # Panics
+/// If a head of this length does not fit in memory.
+#[inline(always)]
+#[track_caller]
 pub const fn scratch_len(head_dim: usize) -> usize {
-    ROW_BLOCK * head_dim + MAX_TILE * CHUNK + (MAX_TILE + ROW_BLOCK) * partial_len(head_dim)
+    (MAX_TILE + ROW_BLOCK) * partial_len(head_dim) + ROW_BLOCK * head_dim + MAX_TILE * CHUNK
+}
+
+/// Whether `len` elements are the partial results of `chunks` times `rows` rows.
+#[inline(always)]
+const fn are_partials(len: usize, head_dim: usize, rows: Option<usize>, chunks: usize) -> bool {
+    let partial = partial_len(head_dim);
+    if let Some(rows) = rows
+        && let Some(chunk) = extent(rows, partial, partial)
+        && let Some(need) = extent(chunks, chunk, chunk)
+    {
+        return need == len;
+    }
+    false
 }
 
 /// Softmax attention: for every row the sum of the values it sees, weighted by the softmax of its
@@ -162,8 +219,8 @@ pub const fn scratch_len(head_dim: usize) -> usize {
 /// does, where the instruction set has a fused multiply-add.
 ///
 /// # Panics
-/// If a length does not fit, a span ends outside the cache, or `scratch` is shorter than
-/// [`scratch_len`].
+/// If a length does not fit, the cache does not hold what the spans see, or `scratch` is shorter
+/// than [`scratch_len`].
 ///
 /// # Safety
 /// As for every method of [`Simd`].
@@ -179,8 +236,10 @@ pub(crate) unsafe fn attend<S: Simd, const TILE: usize, const FUSED: bool>(
     assert!(scratch.len() >= scratch_len(head_dim), "length of scratch");
     match &out {
         AttendOut::Rows(rows) => rows.check(a.spans.len(), a.group * head_dim),
-        AttendOut::Chunk { partials, .. } => {
-            assert_eq!(partials.len(), a.rows() * partial_len(head_dim), "length of partials");
+        AttendOut::Chunk { chunk, partials } => {
+            assert!(*chunk < usize::MAX / CHUNK, "chunk {chunk} begins beyond all positions");
+            let fits = are_partials(partials.len(), head_dim, Some(a.rows()), 1);
+            assert!(fits, "length of partials");
         }
     }
     // SAFETY: the asserts above are what `walk` asks for.
@@ -206,7 +265,7 @@ unsafe fn walk<S: Simd, C: Code, const TILE: usize, const FUSED: bool>(
     scratch: *mut f32,
 ) {
     let head_dim = a.layout.head_dim();
-    let partial = partial_len(head_dim);
+    let partial = partial_of(head_dim);
     // SAFETY: the four parts are what `scratch_len` adds up; rows of a block are at most
     // `ROW_BLOCK`, rows of a tile at most `MAX_TILE`.
     unsafe {
@@ -289,17 +348,13 @@ const fn tile_size<const TILE: usize>(left: usize) -> usize {
 /// The chunks that any of `n` rows sees: the first and the one after the last.
 #[inline(always)]
 fn seen_chunks(a: &Attend<'_>, first: usize, n: usize) -> (usize, usize) {
-    let (mut start, mut end) = (usize::MAX, 0);
+    let mut seen = Span::NOTHING;
     let mut position = first / a.group;
     while position <= (first + n - 1) / a.group {
-        let span = a.spans[position];
-        if !span.is_empty() {
-            start = if span.start < start { span.start } else { start };
-            end = if span.end > end { span.end } else { end };
-        }
+        seen = seen.join(a.spans[position]);
         position += 1;
     }
-    if end == 0 { (0, 0) } else { (start / CHUNK, end.div_ceil(CHUNK)) }
+    if seen.is_empty() { (0, 0) } else { (seen.start / CHUNK, seen.end.div_ceil(CHUNK)) }
 }
 
 /// Copies the queries of `n` rows tile after tile, each as [head_dim][rows of the tile]: a tile
@@ -348,33 +403,34 @@ unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize, const FUSED:
     to: *mut f32,
 ) {
     let head_dim = a.layout.head_dim();
-    let partial = partial_len(head_dim);
+    let partial = partial_of(head_dim);
     let base = chunk * CHUNK;
     let mut seen = [Span { start: 0, end: 0 }; R];
-    let (mut start, mut end) = (usize::MAX, 0);
+    let mut any = Span::NOTHING;
     let mut r = 0;
     while r < R {
         seen[r] = a.spans[(row + r) / a.group].clip(base, base + CHUNK);
-        if !seen[r].is_empty() {
-            start = if seen[r].start < start { seen[r].start } else { start };
-            end = if seen[r].end > end { seen[r].end } else { end };
-        }
+        any = any.join(seen[r]);
         // SAFETY: `to` holds `R` partial results.
         unsafe { clear(s, head_dim, to.add(r * partial)) };
         r += 1;
     }
-    if end == 0 {
+    if any.is_empty() {
         return;
     }
-    let (first_panel, last_panel) = (start / LANES, end.div_ceil(LANES));
-    // SAFETY: every span ends within the cache, hence every panel up to `last_panel` exists; the
-    // scores of the panels lie within the `CHUNK` of a row.
+    // Panels of the chunk.
+    let (first_panel, last_panel) = ((any.start - base) / LANES, (any.end - base).div_ceil(LANES));
+    // SAFETY: every span ends within the cache, or that is a ring, which has all of every chunk:
+    // hence every panel up to `last_panel` exists. The scores of the panels lie within the `CHUNK`
+    // of a row.
     unsafe {
+        let at = a.layout.slot(chunk) * (CHUNK / LANES);
         let k_panel = a.layout.k_panel_bytes();
+        let keys = a.k.as_ptr().add(at * k_panel);
         let mut panel = first_panel;
         while panel < last_panel {
-            let k = a.k.as_ptr().add(panel * k_panel);
-            let at = scores.add(panel * LANES - base);
+            let k = keys.add(panel * k_panel);
+            let at = scores.add(panel * LANES);
             // Few rows take several panels at once, to have enough independent sums.
             if R == 1 && TILE == 8 && panel + 4 <= last_panel {
                 dots::<S, C, R, 4, FUSED>(s, a.layout, k, q, at);
@@ -394,11 +450,12 @@ unsafe fn tile<S: Simd, C: Code, const TILE: usize, const R: usize, const FUSED:
             r += 1;
         }
         let v_panel = a.layout.v_panel_bytes();
+        let values = a.v.as_ptr().add(at * v_panel);
         let mut panel = first_panel;
         while panel < last_panel {
-            let v = a.v.as_ptr().add(panel * v_panel);
-            let at = scores.add(panel * LANES - base);
-            weigh_panel::<S, C, TILE, R, FUSED>(s, a.layout, v, &seen, panel * LANES, at, to);
+            let v = values.add(panel * v_panel);
+            let (first, at) = (base + panel * LANES, scores.add(panel * LANES));
+            weigh_panel::<S, C, TILE, R, FUSED>(s, a.layout, v, &seen, first, at, to);
             panel += 1;
         }
     }
@@ -560,7 +617,7 @@ unsafe fn weigh_panel<S: Simd, C: Code, const TILE: usize, const R: usize, const
     weights: *const f32,
     to: *mut f32,
 ) {
-    let partial = partial_len(layout.head_dim());
+    let partial = partial_of(layout.head_dim());
     let mut common = Span { start: base, end: base + LANES };
     let mut r = 0;
     while r < R {
@@ -664,7 +721,7 @@ unsafe fn weigh_dims<S: Simd, C: Code, const R: usize, const D: usize, const FUS
     w_row: usize,
     to: *mut f32,
 ) {
-    let partial = partial_len(layout.head_dim());
+    let partial = partial_of(layout.head_dim());
     let row_bytes = layout.v_row() * C::BYTES;
     // SAFETY: the caller's contract.
     unsafe {
@@ -797,9 +854,10 @@ pub(crate) unsafe fn attend_merge<S: Simd>(
     out: HeadRowsMut<'_>,
     scratch: &mut [f32],
 ) {
-    let rows = group * positions;
-    let partial = partial_len(head_dim);
-    assert_eq!(partials.len(), chunks * rows * partial, "length of partials");
+    let fits = are_partials(partials.len(), head_dim, extent(positions, group, group), chunks);
+    assert!(fits, "length of partials");
+    // With a row, neither product wraps: a partial result is longer than a head.
+    let (rows, partial) = (group * positions, partial_of(head_dim));
     assert!(scratch.len() >= partial, "length of scratch");
     out.check(positions, group * head_dim);
     let state = scratch.as_mut_ptr();

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use crate::PANEL_ROWS;
 use crate::activation::{self, Activation, Place, Rows};
 use crate::attention::{self, Attend, AttendOut, HeadRowsMut};
+use crate::extent::{extent, holds};
 use crate::format::{self, Format, formats};
 use crate::isa::{Isa, instruction_sets};
 use crate::kv::{self, KvLayout};
@@ -27,9 +28,11 @@ impl<'a> Tile<'a> {
     ///
     /// # Panics
     /// If the rows overlap or `out` is too short for them.
+    #[track_caller]
     pub fn new(out: &'a mut [f32], stride: usize, rows: usize, cols: usize) -> Self {
         assert!(rows <= 1 || stride >= cols, "rows of {cols} floats every {stride}");
-        assert!(rows == 0 || out.len() >= (rows - 1) * stride + cols, "a tile of {rows} rows");
+        let fits = holds(out.len(), rows, stride, cols);
+        assert!(fits, "a tile of {rows} rows of {cols} floats every {stride} in {}", out.len());
         Self { out: out.as_mut_ptr(), stride, rows, cols, memory: PhantomData }
     }
 
@@ -99,13 +102,21 @@ macro_rules! ops {
         /// # Panics
         /// If the lengths differ.
         fn add(acc: &mut [f32], x: &[f32]) = ops::add;
+        /// `acc += scale * x`, element by element, the product rounded before it is added.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn add_scaled(acc: &mut [f32], x: &[f32], scale: f32) = ops::add_scaled;
+        /// `x *= factor`, element by element.
+        fn scale(x: &mut [f32], factor: f32) = ops::scale;
         /// Adds up the 32-bit words of `bytes`, wrapping, up to the last whole vector of 64 bytes,
         /// and fetches memory `ahead` bytes before it is read (and 4 times as far into the
         /// second-level cache): a yardstick for products.
         fn sum_words(bytes: &[u8], ahead: usize, sum: &mut i32) = ops::sum_words;
         /// Softmax in place.
         fn softmax(x: &mut [f32]) = ops::softmax;
-        /// Writes the key and value of one position and head into its regions of the cache.
+        /// Writes the key and value of one position and head into its regions of the cache; into
+        /// a ring, over those of an earlier lap.
         ///
         /// # Panics
         /// If a length or the position does not fit the layout.
@@ -122,8 +133,8 @@ macro_rules! ops {
         /// Softmax attention of the query heads that share a key/value head; see [`Attend`].
         ///
         /// # Panics
-        /// If a length does not fit, a span ends outside the cache, or `scratch` is shorter than
-        /// [`scratch_len`](crate::scratch_len).
+        /// If a length does not fit, the cache does not hold what the spans see, or `scratch` is
+        /// shorter than [`scratch_len`](crate::scratch_len).
         fn attend(a: &Attend<'_>, out: AttendOut<'_>, scratch: &mut [f32])
             = attention::attend::<_, TILE, FUSES>;
         /// Folds the partial results of chunks, in order, into finished rows.
@@ -297,11 +308,15 @@ impl Kernels {
     /// Writes rows of `k` activations, one after another in `x`, in the form `kind`.
     ///
     /// # Panics
-    /// If `x` is no whole number of rows or `out` is not [`Activation::row_bytes`] for each.
+    /// If `k` is 0, `x` no whole number of rows or `out` not [`Activation::row_bytes`] for each.
     pub fn quantize_rows(&self, kind: Activation, k: usize, x: &[f32], out: &mut [u8]) {
         let stride = kind.row_bytes(k);
-        assert!(x.len().is_multiple_of(k) && out.len() == x.len() / k * stride, "rows of {k}");
-        for (x, out) in x.chunks(self.group * k).zip(out.chunks_mut(self.group * stride)) {
+        assert!(k > 0 && x.len().is_multiple_of(k), "{} values in rows of {k}", x.len());
+        let fits = extent(x.len() / k, stride, stride) == Some(out.len());
+        assert!(fits, "rows of {k} into {} bytes", out.len());
+        // Without any rows, K may be of any size.
+        let grouped = |len: usize| self.group.saturating_mul(len);
+        for (x, out) in x.chunks(grouped(k)).zip(out.chunks_mut(grouped(stride))) {
             let rows = x.len() / k;
             for (row, x) in x.chunks_exact(k).enumerate() {
                 self.quantize_row(kind, x, out, Place { rows, row });

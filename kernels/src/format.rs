@@ -17,6 +17,7 @@ pub(crate) mod q8_0;
 use std::fmt;
 
 use crate::activation::Activation;
+use crate::extent::whole_lines;
 use crate::panel::Stack;
 
 /// The formats, a row each. Of floats: name, file, entry points fused and unfused; of codes: name
@@ -161,15 +162,21 @@ impl Format {
         self.entry().scales
     }
 
-    /// Bytes of a row of `k` values in the file; `None` if `k` is no multiple of a block.
+    /// Bytes of a row of `k` values in the file; `None` if `k` is no multiple of a block, or the
+    /// row does not fit in memory.
     pub fn row_bytes(self, k: usize) -> Option<usize> {
-        k.is_multiple_of(self.block_len()).then(|| k / self.block_len() * self.block_bytes())
+        let whole = k.is_multiple_of(self.block_len());
+        if whole { (k / self.block_len()).checked_mul(self.block_bytes()) } else { None }
     }
 
     /// Bytes of a packed panel of sixteen rows of `k` values; a multiple of 64.
+    ///
+    /// # Panics
+    /// If the panel does not fit in memory.
+    #[track_caller]
     pub const fn panel_bytes(self, k: usize) -> usize {
         let (len, bytes) = self.entry().unit;
-        (k.div_ceil(len) * bytes).next_multiple_of(64)
+        whole_lines(k.div_ceil(len), bytes)
     }
 
     /// The form that activations take against this format.

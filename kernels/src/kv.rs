@@ -11,7 +11,14 @@
 //! Scores then need no horizontal sum, and neither does the product with the values. Only
 //! [`KvType::Q8_0`] has scales: half floats, [16] for every 32 dimensions, lane = position in keys
 //! and values alike. Panels are rounded up to 64 bytes.
+//!
+//! A ring ([`KvLayout::ring`]) has position p at p modulo its length, a multiple of [`CHUNK`]: the
+//! positions of a chunk lie together there as well.
 
+use std::num::NonZero;
+
+use crate::attention::{CHUNK, Span};
+use crate::extent::holds;
 use crate::ops;
 use crate::simd::{LANES, Simd};
 
@@ -31,22 +38,64 @@ pub enum KvType {
     Q8_0,
 }
 
+/// The most elements of a key: the sizes of a panel, and of attention's buffers, do not wrap.
+pub(crate) const MAX_HEAD_DIM: usize = usize::MAX >> 8;
+
 /// How the keys and values of one key/value head lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
     ty: KvType,
     head_dim: usize,
     positions: usize,
+    /// The chunks of a ring.
+    ring: Option<NonZero<usize>>,
 }
 
 impl KvLayout {
     /// Room for `positions` positions of `head_dim` elements.
     ///
     /// # Panics
-    /// If `head_dim` is 0 or odd.
+    /// If `head_dim` is 0 or odd, or the keys and values do not fit in memory.
+    #[track_caller]
     pub const fn new(ty: KvType, head_dim: usize, positions: usize) -> Self {
+        match Self::try_new(ty, head_dim, positions) {
+            Some(layout) => layout,
+            None => panic!("keys and values of this length do not fit in memory"),
+        }
+    }
+
+    /// As [`new`](Self::new), for numbers that a user or a file gives: `None` if the keys and values
+    /// do not fit in memory.
+    ///
+    /// # Panics
+    /// If `head_dim` is 0 or odd.
+    #[track_caller]
+    pub const fn try_new(ty: KvType, head_dim: usize, positions: usize) -> Option<Self> {
         assert!(head_dim > 0 && head_dim.is_multiple_of(2), "head_dim is even");
-        Self { ty, head_dim, positions }
+        if head_dim > MAX_HEAD_DIM {
+            return None;
+        }
+        let layout = Self { ty, head_dim, positions, ring: None };
+        // Values are the longer. Half the address space each, so that the sum of both fits, too.
+        let (panels, bytes) = (positions.div_ceil(LANES), layout.v_panel_bytes());
+        if holds(isize::MAX as usize, panels, bytes, bytes) { Some(layout) } else { None }
+    }
+
+    /// A ring of `positions` positions, for layers that see a window: position p lies at
+    /// p modulo `positions`, over what lay there a lap before.
+    ///
+    /// Whatever takes a position takes it absolute, and counts chunks from position 0. The last
+    /// `positions` stored are there: a pass that stores n rows before it attends, each of which
+    /// sees w positions, needs w + n - 1.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new), and unless `positions` is a positive multiple of [`CHUNK`].
+    #[track_caller]
+    pub const fn ring(ty: KvType, head_dim: usize, positions: usize) -> Self {
+        assert!(positions.is_multiple_of(CHUNK), "a ring has whole chunks");
+        let chunks = NonZero::new(positions / CHUNK);
+        assert!(chunks.is_some(), "a ring has positions");
+        Self { ring: chunks, ..Self::new(ty, head_dim, positions) }
     }
 
     /// The number format.
@@ -62,6 +111,37 @@ impl KvLayout {
     /// Positions that there is room for.
     pub const fn positions(self) -> usize {
         self.positions
+    }
+
+    /// Whether positions are taken modulo their number.
+    pub const fn is_ring(self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Where a chunk lies, in chunks.
+    #[inline(always)]
+    pub(crate) fn slot(self, chunk: usize) -> usize {
+        match self.ring {
+            Some(chunks) => chunk % chunks,
+            None => chunk,
+        }
+    }
+
+    /// The panel of a position.
+    #[inline(always)]
+    fn panel(self, position: usize) -> usize {
+        self.slot(position / CHUNK) * (CHUNK / LANES) + position % CHUNK / LANES
+    }
+
+    /// Whether the cache can hold what `seen` spans.
+    #[inline(always)]
+    pub(crate) fn holds(self, seen: Span) -> bool {
+        if self.is_ring() {
+            // The last chunk ends at a number, too.
+            seen.end - seen.start <= self.positions && seen.end <= usize::MAX - CHUNK
+        } else {
+            seen.end <= self.positions
+        }
     }
 
     /// Bytes of the region of keys, a multiple of 64.
@@ -111,6 +191,14 @@ impl KvLayout {
     pub(crate) fn check(self, k_region: &[u8], v_region: &[u8]) {
         assert_eq!(k_region.len(), self.k_bytes(), "bytes of keys");
         assert_eq!(v_region.len(), self.v_bytes(), "bytes of values");
+    }
+
+    /// Checks one position's key and value.
+    #[inline(always)]
+    #[track_caller]
+    fn check_row(self, pos: usize, k: &[f32], v: &[f32]) {
+        assert!(self.is_ring() || pos < self.positions, "position {pos} of {}", self.positions);
+        assert!(k.len() == self.head_dim && v.len() == self.head_dim, "lengths of k and v");
     }
 }
 
@@ -201,7 +289,7 @@ unsafe impl Code for Q8 {
 /// Writes the key and the value of one position, and touches no other.
 ///
 /// # Panics
-/// If a length does not fit `layout`, or `pos` lies outside it.
+/// If a length does not fit `layout`, or `pos` lies outside it and it is no ring.
 ///
 /// # Safety
 /// As for every method of [`Simd`].
@@ -216,8 +304,7 @@ pub(crate) unsafe fn kv_store<S: Simd>(
     v: &[f32],
 ) {
     layout.check(k_region, v_region);
-    assert!(pos < layout.positions, "position {pos} of {}", layout.positions);
-    assert!(k.len() == layout.head_dim && v.len() == layout.head_dim, "lengths of k and v");
+    layout.check_row(pos, k, v);
     // SAFETY: the asserts above are what `store` asks for.
     unsafe {
         match layout.ty {
@@ -244,8 +331,8 @@ unsafe fn store<S: Simd, C: Code, U: Copy>(
     v: &[f32],
 ) {
     const { assert!(size_of::<U>() == C::BYTES) };
-    let (panel, lane) = (pos / LANES, pos % LANES);
-    // SAFETY: the regions hold panel `pos / 16`, `d + n <= head_dim`, and the codes of a block, in
+    let (panel, lane) = (layout.panel(pos), pos % LANES);
+    // SAFETY: the regions hold the panel of `pos`, `d + n <= head_dim`, and the codes of a block, in
     // the buffer, are `BLOCK` elements of at most 4 bytes.
     unsafe {
         let k_at = k_region.as_mut_ptr().add(panel * layout.k_panel_bytes());
@@ -322,7 +409,7 @@ unsafe fn encode<S: Simd, C: Code>(s: S, x: *const f32, n: usize, codes: *mut u8
 /// Reads the key and the value of one position back.
 ///
 /// # Panics
-/// If a length does not fit `layout`, or `pos` lies outside it.
+/// If a length does not fit `layout`, or `pos` lies outside it and it is no ring.
 ///
 /// # Safety
 /// As for every method of [`Simd`].
@@ -337,10 +424,9 @@ pub(crate) unsafe fn kv_load<S: Simd>(
     v: &mut [f32],
 ) {
     layout.check(k_region, v_region);
-    assert!(pos < layout.positions, "position {pos} of {}", layout.positions);
-    assert!(k.len() == layout.head_dim && v.len() == layout.head_dim, "lengths of k and v");
-    let (panel, lane) = (pos / LANES, pos % LANES);
-    // SAFETY: the regions hold panel `pos / 16`, and every offset lies within it; the buffers have
+    layout.check_row(pos, k, v);
+    let (panel, lane) = (layout.panel(pos), pos % LANES);
+    // SAFETY: the regions hold the panel of `pos`, and every offset lies within it; the buffers have
     // sixteen lanes.
     unsafe {
         let k_at = k_region.as_ptr().add(panel * layout.k_panel_bytes());

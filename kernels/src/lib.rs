@@ -30,9 +30,13 @@
 
 #![allow(unsafe_code, reason = "kernels are where unsafe code lives: intrinsics and raw panels")]
 
+#[cfg(target_endian = "big")]
+compile_error!("files, panels and activations are little-endian: kernels load them as they lie");
+
 mod activation;
 mod attention;
 mod dispatch;
+mod extent;
 mod format;
 mod isa;
 mod kv;

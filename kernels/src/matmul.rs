@@ -62,7 +62,12 @@ pub(crate) struct Args {
 }
 
 /// How a format's panel is multiplied.
-pub(crate) trait Weight {
+///
+/// # Safety
+/// The safe methods of the table rely on it: [`panel`](Self::panel) reads no more than `units`
+/// times [`Definition::UNIT`] of the panel, and of each row as many records of
+/// [`Definition::ACTIVATION`].
+pub(crate) unsafe trait Weight: Definition {
     /// Adds up `MR` rows of activations, `x_stride` bytes apart, against one panel.
     ///
     /// # Safety
@@ -79,7 +84,12 @@ pub(crate) trait Weight {
 
 /// A format of codes. Its inner loop reads them from the panel, or from a unit unpacked beforehand
 /// for many rows; a row gets the same bits either way.
-pub(crate) trait Quantized: Definition {
+///
+/// # Safety
+/// The safe methods of the table rely on it: of a unit no more is read than
+/// [`UNIT_BYTES`](Self::UNIT_BYTES), of its activations than [`RECORD`](Self::RECORD), both of
+/// which stay as they are given here; and [`decode`](Self::decode) writes all of a unit.
+pub(crate) unsafe trait Quantized: Definition {
     /// A unit ready for the dot products: larger than the panel's, and decoded once for all rows.
     type Unit<S: Simd>: Copy;
     /// Bytes of a unit in the panel.
@@ -335,8 +345,12 @@ pub(crate) unsafe fn fetch_part<S: Simd>(s: S, unit: *const u8, bytes: usize, b:
 }
 
 /// Where the codes of a unit of 256 values come from; what else it has is the format's.
+///
+/// Methods may be called on a unit that is there, for `b` and `j` below 8, and as those of [`Simd`].
 pub(crate) trait Codes<S: Simd>: Copy {
+    /// Fetches what blocks some way after `b` will need.
     unsafe fn fetch(self, s: S, b: usize);
+    /// Group `j` of block `b`.
     unsafe fn codes(self, s: S, b: usize, j: usize) -> S::U8;
 }
 

@@ -318,7 +318,7 @@ pub(crate) unsafe fn sum_words<S: Simd>(s: S, bytes: &[u8], ahead: usize, sum: &
                 let at = bytes.as_ptr().add((i + j) * VECTOR);
                 if ahead > 0 {
                     s.prefetch(at.wrapping_add(ahead));
-                    s.prefetch_far(at.wrapping_add(4 * ahead));
+                    s.prefetch_far(at.wrapping_add(ahead.wrapping_mul(4)));
                 }
                 sums[j] = s.i_add(sums[j], s.i_from_b(s.b_load(at)));
                 j += 1;
@@ -410,6 +410,37 @@ pub(crate) unsafe fn add<S: Simd>(_s: S, acc: &mut [f32], x: &[f32]) {
     let mut i = 0;
     while i < x.len() {
         acc[i] += x[i];
+        i += 1;
+    }
+}
+
+/// `acc += scale * x`, element by element; the product is rounded before it is added, on every
+/// instruction set.
+///
+/// # Panics
+/// If the lengths differ.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn add_scaled<S: Simd>(_s: S, acc: &mut [f32], x: &[f32], scale: f32) {
+    assert_eq!(acc.len(), x.len(), "lengths of acc and x");
+    let mut i = 0;
+    while i < x.len() {
+        acc[i] += scale * x[i];
+        i += 1;
+    }
+}
+
+/// `x *= factor`, element by element.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn scale<S: Simd>(_s: S, x: &mut [f32], factor: f32) {
+    let mut i = 0;
+    while i < x.len() {
+        x[i] *= factor;
         i += 1;
     }
 }

@@ -32,6 +32,16 @@ fn written(n: usize, f: impl FnOnce(&mut [f32])) -> Vec<f32> {
     changed(&vec![f32::NAN; n], f)
 }
 
+/// As [`on_every_tier`], once it is known that fused kernels give the same bits, too.
+fn in_both_modes(what: &str, f: impl Fn(&Kernels) -> Vec<f32>) -> Vec<f32> {
+    let want = on_every_tier(what, &f);
+    for isa in Isa::supported() {
+        let got = f(Kernels::for_isa(isa).unwrap());
+        assert_eq!(bits(&got), bits(&want), "{isa}-{what}");
+    }
+    want
+}
+
 fn erf(x: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();
@@ -132,6 +142,14 @@ fn check(x: &[f32], y: &[f32], near: bool) {
     let got = on_every_tier("add", |k| changed(x, |acc| k.add(acc, y)));
     let want: Vec<f32> = x.iter().zip(y).map(|(x, y)| x + y).collect();
     assert_eq!(bits(&got), bits(&want), "add");
+
+    let factor = y[n / 2];
+    let got = in_both_modes("add_scaled", |k| changed(x, |acc| k.add_scaled(acc, y, factor)));
+    let want: Vec<f32> = x.iter().zip(y).map(|(x, y)| x + factor * y).collect();
+    assert_eq!(bits(&got), bits(&want), "add_scaled");
+    let got = in_both_modes("scale", |k| changed(x, |x| k.scale(x, factor)));
+    let want: Vec<f32> = x.iter().map(|x| x * factor).collect();
+    assert_eq!(bits(&got), bits(&want), "scale");
 }
 
 /// Rope in both styles, over part of the head and over several heads.

@@ -15,7 +15,8 @@ pub(crate) type BF16 = Float<Brain>;
 /// Values of F32.
 pub(crate) struct Single;
 
-impl Number for Single {
+// SAFETY: sixteen numbers of 4 bytes.
+unsafe impl Number for Single {
     const BYTES: usize = 4;
     const SCALES: &'static [usize] = &[];
 
@@ -34,7 +35,8 @@ impl Number for Single {
 /// Values of F16.
 pub(crate) struct Half;
 
-impl Number for Half {
+// SAFETY: sixteen numbers of 2 bytes.
+unsafe impl Number for Half {
     const BYTES: usize = 2;
     const SCALES: &'static [usize] = &[0];
 
@@ -53,7 +55,8 @@ impl Number for Half {
 /// Values of BF16.
 pub(crate) struct Brain;
 
-impl Number for Brain {
+// SAFETY: sixteen numbers of 2 bytes.
+unsafe impl Number for Brain {
     const BYTES: usize = 2;
     const SCALES: &'static [usize] = &[];
 

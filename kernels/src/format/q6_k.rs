@@ -99,7 +99,7 @@ pub(crate) struct HalfScales<I> {
     offsets: I,
 }
 
-/// Where a unit of Q6_K comes from.
+/// Where a unit of Q6_K comes from; methods as those of [`Codes`].
 trait SixBitUnit<S: Simd>: Codes<S> {
     unsafe fn scales(self, s: S, b: usize) -> HalfScales<S::I>;
     unsafe fn scale(self, s: S) -> S::F;
@@ -211,7 +211,9 @@ unsafe fn add_six_bits<S: Simd, const MR: usize>(
     });
 }
 
-impl Quantized for Q6_K {
+// SAFETY: blocks, scales and their scale lie in a unit as `pack` puts them there; `decode` writes
+// every field.
+unsafe impl Quantized for Q6_K {
     type Unit<S: Simd> = SixBits<S::U8, S::I, S::F>;
 
     #[inline(always)]

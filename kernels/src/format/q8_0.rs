@@ -15,7 +15,8 @@ pub(crate) type Q8_0 = Simple<Codes>;
 /// Its codes.
 pub(crate) struct Codes;
 
-impl Blocks for Codes {
+// SAFETY: group j is vector j of eight; `start` is in the record.
+unsafe impl Blocks for Codes {
     const BITS: u32 = 8;
     const MIN: bool = false;
     const QUANTIZE: Option<Quantize> = Some(quantize);

@@ -22,6 +22,8 @@ use crate::panel::{
 use crate::simd::{LANES, MAGIC, Simd};
 
 /// What distinguishes these formats: the width of the codes, and with it of the sums.
+///
+/// Methods may be called as those of [`Simd`]; no memory is touched.
 pub(crate) trait Blocks256 {
     /// Bits of a code: 4, or 5, of which sixteen-bit sums hold four products, not eight.
     const BITS: u32;
@@ -58,7 +60,10 @@ impl<W: Blocks256> Affine<W> {
     /// Where a block of the file has its codes.
     const FILE_CODES: usize = if W::BITS == 5 { FIFTH_BITS + 32 } else { FIFTH_BITS };
     /// Bytes of a packed block of 32 codes.
-    const PACKED: usize = code_bytes(W::BITS);
+    const PACKED: usize = {
+        assert!(W::BITS == 4 || W::BITS == 5, "a nibble, perhaps with a fifth bit");
+        code_bytes(W::BITS)
+    };
 }
 
 impl<W: Blocks256> Definition for Affine<W> {
@@ -142,7 +147,7 @@ fn scales_minima(head: &[u8; 16]) -> ([u8; 8], [u8; 8]) {
     (eight(scales, both & LOW | above(scales)), eight(minima, both >> 4 & LOW | above(minima)))
 }
 
-/// Where a unit of an affine format comes from.
+/// Where a unit of an affine format comes from; methods as those of [`Codes`].
 trait AffineUnit<S: Simd, W: Blocks256>: Codes<S> {
     unsafe fn scale(self, s: S, b: usize) -> W::Scale<S>;
     /// The minima of blocks `0 2`, `1 3`, `4 6` or `5 7` as pairs of `i16`.
@@ -296,7 +301,9 @@ unsafe fn add_half<S: Simd, W: Blocks256, const MR: usize>(
     sum
 }
 
-impl<W: Blocks256> Quantized for Affine<W> {
+// SAFETY: scales, minima and blocks lie in a unit as `pack` puts them there; `decode` writes every
+// field.
+unsafe impl<W: Blocks256> Quantized for Affine<W> {
     type Unit<S: Simd> = AffineUnpackedOf<S, W>;
 
     #[inline(always)]

@@ -10,7 +10,10 @@ use crate::panel::{Stack, spread};
 use crate::simd::{LANES, Simd};
 
 /// A plain number.
-pub(crate) trait Number {
+///
+/// # Safety
+/// `BYTES` is what a number takes, and [`load`](Self::load) reads sixteen.
+pub(crate) unsafe trait Number {
     /// Bytes of one, two or four.
     const BYTES: usize;
     /// See [`Definition::SCALES`].
@@ -81,7 +84,8 @@ fn split_pairs(vector: &mut [u8; 4 * LANES]) {
     }
 }
 
-impl<N: Number> Weight for Float<N> {
+// SAFETY: a unit is sixteen numbers, of which `load` reads no more; the record of each is a float.
+unsafe impl<N: Number> Weight for Float<N> {
     /// Even and odd k add up apart, to halve the chain of additions.
     #[inline(always)]
     unsafe fn panel<S: Simd, const MR: usize, const FUSED: bool>(

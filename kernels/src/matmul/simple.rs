@@ -19,7 +19,13 @@ use crate::panel::{BLOCK, HALVES, NIBBLES, Stack, VECTOR, code, code_bytes, half
 use crate::simd::{LANES, MAGIC, Simd};
 
 /// What distinguishes these formats: what a code is, how it is read and multiplied.
-pub(crate) trait Blocks {
+///
+/// Methods may be called with a packed block, a record of [`Activation::Q8`], `j` below 8 and `b`
+/// below 2, and as those of [`Simd`].
+///
+/// # Safety
+/// Of a block no more is read than [`code_bytes`] of `BITS`, of a record than [`Q8_RECORD`].
+pub(crate) unsafe trait Blocks {
     /// Bits of a code: 4, 5 or 8.
     const BITS: u32;
     /// Whether a block has a minimum.
@@ -137,6 +143,9 @@ fn fifth_bits_of(bits: [u8; 4]) -> [u8; 4] {
 }
 
 /// Where a unit's codes and scales come from.
+///
+/// Methods may be called on a unit that is there, for `b` below 2 and `j` below 8, and as those of
+/// [`Simd`]; `min` only where the format has minima.
 trait Source<S: Simd, W: Blocks>: Copy {
     unsafe fn fetch(self, s: S, b: usize);
     unsafe fn codes(self, s: S, b: usize, j: usize) -> W::Codes<S>;
@@ -261,8 +270,13 @@ impl<N: Nibbles> Unsigned<N> {
     };
 }
 
-impl<N: Nibbles> Blocks for Unsigned<N> {
-    const BITS: u32 = N::BITS;
+// SAFETY: group j is half of vector j mod 4, fifth bits are a vector after the four; `START` is a
+// field of the record.
+unsafe impl<N: Nibbles> Blocks for Unsigned<N> {
+    const BITS: u32 = {
+        assert!(N::BITS == 4 || N::BITS == 5, "a nibble, perhaps with a fifth bit");
+        N::BITS
+    };
     const MIN: bool = N::MIN;
     const QUANTIZE: Option<Quantize> = N::QUANTIZE;
     type Codes<S: Simd> = S::U8;
@@ -328,7 +342,9 @@ pub(crate) unsafe fn fifth_bits<S: Simd>(s: S, block: *const u8, j: usize, low: 
     s.b_or(low, s.b_and(moved, s.b_splat(16)))
 }
 
-impl<W: Blocks> Quantized for Simple<W> {
+// SAFETY: a unit has both blocks, their scales and, where the format has them, minima; `decode`
+// writes every field.
+unsafe impl<W: Blocks> Quantized for Simple<W> {
     type Unit<S: Simd> = Unpacked<W::Codes<S>, S::Factor, S::F>;
 
     #[inline(always)]

@@ -23,10 +23,13 @@ pub(crate) const MAGIC: i32 = 0x4b40_0000;
 /// An instruction set: a zero-sized token whose methods are single instructions, or the shortest
 /// sequence that does the same.
 ///
-/// # Safety
 /// Every method may be called only while the CPU has the instruction set, and has to be inlined
 /// into a function that enables it: that is what the entry points do. Pointers must be valid for
-/// the bytes that a method names, with no alignment.
+/// the bytes that a method names, with no alignment; a prefetch may name any address.
+///
+/// # Safety
+/// Kernels rely on it: a load reads no more than the bytes that its method names, a store writes
+/// all of them and no other, and what is no load or store touches no memory.
 pub(crate) unsafe trait Simd: Copy {
     /// 64 bytes.
     type B: Copy;

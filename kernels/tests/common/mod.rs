@@ -1,6 +1,8 @@
 //! What the tests of the ops share.
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use goldcrest_kernels::{Isa, Kernels};
 
 /// The tier that the others are compared with.
@@ -26,4 +28,13 @@ pub fn on_every_tier(what: &str, f: impl Fn(&Kernels) -> Vec<f32>) -> Vec<f32> {
         assert_eq!(got.len(), want.len(), "{isa}-{what}");
     }
     want
+}
+
+/// Checks that `f` panics with `words` in its message.
+#[track_caller]
+pub fn refused<T>(words: &str, f: impl FnOnce() -> T) {
+    let panic = catch_unwind(AssertUnwindSafe(f)).err().expect("it was accepted");
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let message = text.or_else(|| panic.downcast_ref::<&str>().copied()).expect("a message");
+    assert!(message.contains(words), "\"{message}\" says nothing of \"{words}\"");
 }

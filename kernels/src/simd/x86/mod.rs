@@ -39,10 +39,11 @@ macro_rules! lift {
 }
 use lift;
 
-/// Instructions on one register of `BYTES` bytes; the names and contracts are those of [`Simd`].
+/// Instructions on one register; the names and contracts are those of [`Simd`], of whose memory each
+/// takes a register's part.
 ///
 /// # Safety
-/// As for [`Simd`].
+/// As for [`Simd`]; and `BYTES` are those of a register of `I` and `F`.
 pub(crate) unsafe trait Reg: Copy {
     type I: Copy;
     type F: Copy;
