@@ -456,7 +456,8 @@ fn help_and_completions_are_there() {
 /// one in a release test, else the one beside it.
 #[cfg(target_arch = "x86_64")]
 fn release_program() -> Option<PathBuf> {
-    let beside = Path::new(PROGRAM).parent()?.parent()?.join("release/goldcrest");
+    let target = Path::new(PROGRAM).ancestors().nth(2).unwrap();
+    let beside = target.join(format!("release/goldcrest{}", std::env::consts::EXE_SUFFIX));
     let program = std::env::var_os("GOLDCREST_RELEASE_BIN").map_or(beside, PathBuf::from);
     if program.is_file() {
         return Some(program);
