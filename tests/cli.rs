@@ -4,13 +4,13 @@
 mod common;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::gguf::{Gguf, tiny};
 use common::models::{PROMPT, STORY, VOCABULARY, random, stories_in_floats, stories_with};
 use common::safetensors::write_tiny;
-use common::{assets, emulator, greedy, logits, models, skip, told};
+use common::{assets, greedy, logits, models, told};
 use goldcrest::load::GgmlType;
 use goldcrest::{KvType, Model};
 use serde_json::Value;
@@ -452,65 +452,71 @@ fn help_and_completions_are_there() {
     assert!(stdout(&["--version"]).starts_with("goldcrest "));
 }
 
-/// The program that `cargo build --release` makes: what `GOLDCREST_RELEASE_BIN` names, this very
-/// one in a release test, else the one beside it.
-#[cfg(target_arch = "x86_64")]
-fn release_program() -> Option<PathBuf> {
-    let beside = Path::new(PROGRAM).parent()?.parent()?.join("release/goldcrest");
-    let program = std::env::var_os("GOLDCREST_RELEASE_BIN").map_or(beside, PathBuf::from);
-    if program.is_file() {
-        return Some(program);
-    }
-    skip(&format!(
-        "no {} (cargo build --release, or set GOLDCREST_RELEASE_BIN)",
-        program.display()
-    ));
-    None
-}
-
 /// One binary for all processors: under an emulated Core 2 (2006, SSSE3) and Nehalem (2008,
 /// SSE4.2) it tells the same story.
-#[test]
 #[cfg(target_arch = "x86_64")]
-fn old_cpus() {
-    let Some(emulator) = emulator() else { return };
-    let Some(program) = release_program() else { return };
-    old_cpus_tell_the_same(emulator, &program, &stories(), PROMPT);
-}
+mod old_cpus {
+    use std::path::PathBuf;
 
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn old_cpus_tell_the_official_story() {
-    let Some(official) = official() else { return };
-    let Some(emulator) = emulator() else { return };
-    let Some(program) = release_program() else { return };
-    for format in ["F32", "Q8_0", "Q4_0"] {
-        let model = format!("models/stories260K/derived/stories260K-{format}.gguf");
-        let text = old_cpus_tell_the_same(emulator, &program, &asset(&model).unwrap(), "");
-        assert!(format != "F32" || text == official, "{text}");
+    use super::*;
+    use common::{emulator, skip};
+
+    /// The program that `cargo build --release` makes: what `GOLDCREST_RELEASE_BIN` names, this very
+    /// one in a release test, else the one beside it.
+    fn release_program() -> Option<PathBuf> {
+        let target = Path::new(PROGRAM).ancestors().nth(2).unwrap();
+        let beside = target.join(format!("release/goldcrest{}", std::env::consts::EXE_SUFFIX));
+        let program = std::env::var_os("GOLDCREST_RELEASE_BIN").map_or(beside, PathBuf::from);
+        if program.is_file() {
+            return Some(program);
+        }
+        skip(&format!(
+            "no {} (cargo build --release, or set GOLDCREST_RELEASE_BIN)",
+            program.display()
+        ));
+        None
     }
-}
 
-/// What both say, and this machine with their instruction sets.
-#[cfg(target_arch = "x86_64")]
-fn old_cpus_tell_the_same(emulator: &str, program: &Path, model: &str, prompt: &str) -> String {
-    let told = [("core2duo", "sse2"), ("Nehalem", "ssse3")].map(|(cpu, isa)| {
-        let tell = |mut command: Command| {
-            command.args(["run", "-m", model, "-p", prompt, "-n", "200", "--temp", "0", "--json"]);
-            let json = lines(&stdout_of(execute(command, b"")));
-            let (end, tokens) = json.split_last().unwrap();
-            assert_eq!(end["stats"]["isa"], isa, "{cpu}");
-            tokens.iter().map(|token| token["text"].as_str().unwrap()).collect::<String>()
-        };
-        let (mut emulated, mut here) = (Command::new(emulator), Command::new(program));
-        emulated.args(["-cpu", cpu]).arg(program).env_remove("GOLDCREST_ISA");
-        here.env("GOLDCREST_ISA", isa);
-        let text = tell(emulated);
-        assert_eq!(text, tell(here), "{cpu} {model}");
-        text
-    });
-    assert_eq!(told[0], told[1]);
-    told[0].clone()
+    #[test]
+    fn one_story() {
+        let Some(emulator) = emulator() else { return };
+        let Some(program) = release_program() else { return };
+        tell_the_same(emulator, &program, &stories(), PROMPT);
+    }
+
+    #[test]
+    fn the_official_story() {
+        let Some(official) = official() else { return };
+        let Some(emulator) = emulator() else { return };
+        let Some(program) = release_program() else { return };
+        for format in ["F32", "Q8_0", "Q4_0"] {
+            let model = format!("models/stories260K/derived/stories260K-{format}.gguf");
+            let text = tell_the_same(emulator, &program, &asset(&model).unwrap(), "");
+            assert!(format != "F32" || text == official, "{text}");
+        }
+    }
+
+    /// What both say, and this machine with their instruction sets.
+    fn tell_the_same(emulator: &str, program: &Path, model: &str, prompt: &str) -> String {
+        let told = [("core2duo", "sse2"), ("Nehalem", "ssse3")].map(|(cpu, isa)| {
+            let tell = |mut command: Command| {
+                command
+                    .args(["run", "-m", model, "-p", prompt, "-n", "200", "--temp", "0", "--json"]);
+                let json = lines(&stdout_of(execute(command, b"")));
+                let (end, tokens) = json.split_last().unwrap();
+                assert_eq!(end["stats"]["isa"], isa, "{cpu}");
+                tokens.iter().map(|token| token["text"].as_str().unwrap()).collect::<String>()
+            };
+            let (mut emulated, mut here) = (Command::new(emulator), Command::new(program));
+            emulated.args(["-cpu", cpu]).arg(program).env_remove("GOLDCREST_ISA");
+            here.env("GOLDCREST_ISA", isa);
+            let text = tell(emulated);
+            assert_eq!(text, tell(here), "{cpu} {model}");
+            text
+        });
+        assert_eq!(told[0], told[1]);
+        told[0].clone()
+    }
 }
 
 #[test]

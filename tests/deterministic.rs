@@ -5,9 +5,8 @@
 mod common;
 
 use std::path::Path;
-use std::process::Command;
 
-use common::{assets, bits, emulator, greedy_past_ends, models, vocabulary};
+use common::{assets, bits, greedy_past_ends, models, vocabulary};
 use goldcrest::{GenerationParams, Isa, KvType, Model};
 
 /// Tokens of a generation.
@@ -160,61 +159,69 @@ fn is_one_text(path: &Path) {
 }
 
 /// What the program says under an emulated processor is what the library says here.
-#[test]
 #[cfg(target_arch = "x86_64")]
-fn one_sum_on_old_processors() {
-    let Some(emulator) = emulator() else { return };
-    is_one_sum_on_old_processors(emulator, &models::stories());
-}
+mod old_processors {
+    use std::process::Command;
 
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn one_sum_on_old_processors_for_what_others_wrote() {
-    let Some(assets) = assets() else { return };
-    let Some(emulator) = emulator() else { return };
-    for case in FOREIGN {
-        is_one_sum_on_old_processors(emulator, &assets.join(case.file));
+    use super::*;
+    use common::emulator;
+
+    #[test]
+    fn one_sum() {
+        let Some(emulator) = emulator() else { return };
+        is_one_sum(emulator, &models::stories());
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-fn is_one_sum_on_old_processors(emulator: &str, path: &Path) {
-    const CPUS: [(&str, &str); 4] =
-        [("core2duo", "sse2"), ("Nehalem", "ssse3"), ("SandyBridge", "avx"), ("Haswell", "avx2")];
-    let model = load(path, Isa::best(), 1, KvType::F16);
-    for random in [false, true] {
-        let ids = model.tokenizer().unwrap().encode("Once upon").unwrap();
-        let want = generate(&model, &ids, params(random));
-        for (cpu, isa) in CPUS {
-            let ours = emulated([emulator, cpu, isa], path, random);
-            assert_eq!(ours, want, "{} under {cpu}", path.display());
+    #[test]
+    fn one_sum_of_what_others_wrote() {
+        let Some(assets) = assets() else { return };
+        let Some(emulator) = emulator() else { return };
+        for case in FOREIGN {
+            is_one_sum(emulator, &assets.join(case.file));
         }
     }
-}
 
-/// The sum of the program's output, of which `isa` must be the instruction set.
-#[cfg(target_arch = "x86_64")]
-fn emulated([emulator, cpu, isa]: [&str; 3], model: &Path, random: bool) -> u64 {
-    let mut command = Command::new(emulator);
-    command.args(["-cpu", cpu, env!("CARGO_BIN_EXE_goldcrest"), "run", "--deterministic"]);
-    command.args(["--json", "-p", "Once upon", "--seed", "7", "--ignore-eos", "-t", "2", "-m"]);
-    command.arg(model).args(["-n", &TOKENS.to_string()]).env_remove("GOLDCREST_ISA");
-    if !random {
-        command.args(["--temp", "0"]);
-    }
-    let output = command.output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{cpu}: {errors}");
-    let mut sum = Sum::new();
-    for line in String::from_utf8(output.stdout).unwrap().lines() {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        match (line["id"].as_u64(), line["logprob"].as_f64()) {
-            (Some(id), Some(logprob)) => {
-                sum.add(id as u32);
-                sum.add((logprob as f32).to_bits());
+    fn is_one_sum(emulator: &str, path: &Path) {
+        const CPUS: [(&str, &str); 4] = [
+            ("core2duo", "sse2"),
+            ("Nehalem", "ssse3"),
+            ("SandyBridge", "avx"),
+            ("Haswell", "avx2"),
+        ];
+        let model = load(path, Isa::best(), 1, KvType::F16);
+        for random in [false, true] {
+            let ids = model.tokenizer().unwrap().encode("Once upon").unwrap();
+            let want = generate(&model, &ids, params(random));
+            for (cpu, isa) in CPUS {
+                let ours = emulated([emulator, cpu, isa], path, random);
+                assert_eq!(ours, want, "{} under {cpu}", path.display());
             }
-            _ => assert_eq!(line["stats"]["isa"], isa, "{cpu}"),
         }
     }
-    sum.0
+
+    /// The sum of the program's output, of which `isa` must be the instruction set.
+    fn emulated([emulator, cpu, isa]: [&str; 3], model: &Path, random: bool) -> u64 {
+        let mut command = Command::new(emulator);
+        command.args(["-cpu", cpu, env!("CARGO_BIN_EXE_goldcrest"), "run", "--deterministic"]);
+        command.args(["--json", "-p", "Once upon", "--seed", "7", "--ignore-eos", "-t", "2", "-m"]);
+        command.arg(model).args(["-n", &TOKENS.to_string()]).env_remove("GOLDCREST_ISA");
+        if !random {
+            command.args(["--temp", "0"]);
+        }
+        let output = command.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{cpu}: {errors}");
+        let mut sum = Sum::new();
+        for line in String::from_utf8(output.stdout).unwrap().lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            match (line["id"].as_u64(), line["logprob"].as_f64()) {
+                (Some(id), Some(logprob)) => {
+                    sum.add(id as u32);
+                    sum.add((logprob as f32).to_bits());
+                }
+                _ => assert_eq!(line["stats"]["isa"], isa, "{cpu}"),
+            }
+        }
+        sum.0
+    }
 }

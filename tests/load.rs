@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::gguf::{self, Gguf, tiny};
+use common::models::random;
 use common::safetensors::{tiny_config, tiny_tensors, write_tiny};
 use goldcrest::load::{Checkpoint, FileKind, GgmlType, ReadOptions, TokenizerSource, fuzzing};
 use goldcrest::{Arch, Config, ErrorKind, RopeScaling, RopeStyle};
@@ -167,14 +168,17 @@ fn stories_in_every_type() {
 
 #[test]
 fn types_without_kernels_are_listed_and_refused_by_name() {
-    let Some(assets) = common::assets() else { return };
-    let file = open(assets.join("golden/llama_256/gguf/llama_256-IQ4_XS.gguf"));
+    let mut file = random(GgmlType::Q4_K);
+    let tensor = file.tensor_mut("blk.1.attn_q.weight");
+    (tensor.ty, tensor.data) = (GgmlType::IQ4_XS.id(), vec![0; 256 * 136]);
+    let file = fuzzing::gguf(&file.build()).unwrap();
     let summary = file.describe();
     assert!(!summary.runnable);
     assert!(summary.problem.as_deref().unwrap().contains("IQ4_XS"), "{:?}", summary.problem);
     assert!(summary.to_string().contains("not run by this version"));
     assert!(summary.types.iter().any(|count| count.ty == GgmlType::IQ4_XS && !count.runnable));
-    assert!(file.check_types().unwrap_err().to_string().contains("IQ4_XS"));
+    let error = file.check_types().unwrap_err().to_string();
+    assert!(error.contains("blk.1.attn_q.weight") && error.contains("IQ4_XS"), "{error}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::error::{Error, Result, format_error};
 
 const HUGE_PAGE: usize = 2 << 20;
 /// A multiple of every page size in use (4, 16 and 64 KB), and the kernel's default fault-around.
+#[cfg(unix)]
 const RELEASE_GRANULE: usize = 64 << 10;
 
 /// The bytes of one file.
@@ -69,23 +70,26 @@ impl Bytes {
                 };
             }
         }
+        // Windows trims a mapping's clean pages by itself, and has no call that asks for it.
         #[cfg(not(unix))]
         let _ = range;
     }
 
     /// Asks for the pages of `range` ahead of their use, in large pages where a file can have them.
     pub(super) fn will_need(&self, range: Range<usize>) {
-        #[cfg(target_os = "linux")]
+        #[cfg(unix)]
         if let Self::Mapped(map) = self
             && range.start < range.end
             && range.end <= map.len()
         {
             // Refusals cost speed, nothing else.
             let len = range.end - range.start;
+            #[cfg(target_os = "linux")]
             let _ = map.advise_range(memmap2::Advice::HugePage, range.start, len);
             let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, len);
         }
-        #[cfg(not(target_os = "linux"))]
+        // Elsewhere pages come as they are touched.
+        #[cfg(not(unix))]
         let _ = range;
     }
 

@@ -110,12 +110,7 @@ impl Writer {
         file.set_len(len).and_then(|()| file.sync_all()).map_err(at(&self.part))?;
         std::fs::rename(&self.part, &self.path).map_err(at(&self.path))?;
         self.finished = true;
-        // The name, too, is to survive a loss of power; where a folder cannot be synchronised, the
-        // file is whole all the same.
-        #[cfg(unix)]
-        if let Ok(dir) = File::open(crate::load::parent(&self.path)) {
-            let _ = dir.sync_all();
-        }
+        sync_folder(crate::load::parent(&self.path));
         Ok(())
     }
 
@@ -189,6 +184,19 @@ fn describe(head: &mut Vec<u8>, checkpoint: &Checkpoint, contents: &Contents<'_>
     }
     [at, rows.map_or(0, Tensor::byte_len), *panel_bytes]
 }
+
+/// Makes a new name in the folder survive a loss of power; where that is refused, the file is whole all
+/// the same.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+/// Windows opens no folder as a file, and keeps a journal of names.
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) {}
 
 /// Bytes that a vector takes in its section.
 pub(crate) fn vector_bytes(elements: usize) -> usize {
