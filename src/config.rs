@@ -1,6 +1,6 @@
-//! What the forward pass needs to know of a model, whatever file it came from.
+//! The numbers of a model, whatever file they came from.
 
-use crate::error::{Result, config_error, unsupported};
+use crate::error::{Result, config_error};
 
 /// Bounds on what a file may claim: far above any model, low enough that products fit and that nothing sized
 /// by a claim alone is large.
@@ -11,43 +11,114 @@ pub(crate) mod limits {
     pub(crate) const WIDTH: usize = 1 << 22;
     pub(crate) const VOCAB: usize = 1 << 26;
     pub(crate) const CONTEXT: usize = 1 << 30;
+    pub(crate) const EXPERTS: usize = 1 << 12;
 }
 
-/// Dimensions and constants of a decoder-only transformer.
+/// The numbers of a model, as its file or folder gives them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Which architecture's row of data applies.
-    pub arch: Arch,
-    /// Rows of the embedding, the width of the logits.
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub hidden: usize,
-    /// Width of the feed-forward layer.
+    pub(crate) arch: &'static str,
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden: usize,
+    pub(crate) ffn: usize,
+    pub(crate) n_layers: usize,
+    pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) context_length: usize,
+    pub(crate) norm_eps: f32,
+    pub(crate) rope: Rope,
+    /// Of the layers that have a window, where their rope is another one.
+    pub(crate) local_rope: Option<Rope>,
+    pub(crate) windows: Vec<Option<usize>>,
+    pub(crate) experts: Option<Experts>,
+}
+
+/// The experts of a mixture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Experts {
+    /// Experts of a layer.
+    pub count: usize,
+    /// How many of them a token goes through.
+    pub used: usize,
+    /// Width of one expert.
     pub ffn: usize,
-    /// Transformer blocks.
-    pub n_layers: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads; divides `n_heads`.
-    pub n_kv_heads: usize,
-    /// Width of one head, not always `hidden / n_heads`.
-    pub head_dim: usize,
-    /// The longest context that the model was made for, in tokens.
-    pub context_length: usize,
-    /// Added to the mean square in RMSNorm.
-    pub norm_eps: f32,
-    /// Rotary position embedding.
-    pub rope: Rope,
-    /// Per layer: how many positions a token sees, itself included; `None` sees all.
-    pub windows: Vec<Option<usize>>,
 }
 
 impl Config {
+    /// The architecture: `model_type` of the model's config.json.
+    pub fn arch(&self) -> &'static str {
+        self.arch
+    }
+
+    /// Rows of the embedding, the width of the logits.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Width of the residual stream.
+    pub fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    /// Width of a dense feed-forward layer.
+    pub fn ffn(&self) -> usize {
+        self.ffn
+    }
+
+    /// Layers: attention and feed-forward together are one.
+    pub fn n_layers(&self) -> usize {
+        self.n_layers
+    }
+
+    /// Query heads.
+    pub fn n_heads(&self) -> usize {
+        self.n_heads
+    }
+
+    /// Key and value heads; divides [`n_heads`](Self::n_heads).
+    pub fn n_kv_heads(&self) -> usize {
+        self.n_kv_heads
+    }
+
+    /// Width of one head, not always `hidden / n_heads`.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// The longest context that the model was made for, in tokens.
+    pub fn context_length(&self) -> usize {
+        self.context_length
+    }
+
+    /// Added to the mean square in RMSNorm.
+    pub fn norm_eps(&self) -> f32 {
+        self.norm_eps
+    }
+
+    /// Rotary position embedding; of the layers without a window, where the others have their own.
+    pub fn rope(&self) -> &Rope {
+        &self.rope
+    }
+
+    /// Rotary position embedding of the layers with a window, where it is another one.
+    pub fn local_rope(&self) -> Option<&Rope> {
+        self.local_rope.as_ref()
+    }
+
+    /// Per layer: how many positions a token sees, itself included; `None` sees all.
+    pub fn windows(&self) -> &[Option<usize>] {
+        &self.windows
+    }
+
+    /// The experts, in a mixture of them.
+    pub fn experts(&self) -> Option<Experts> {
+        self.experts
+    }
+
     /// Checks that the numbers fit one another.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the numbers.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let Self { n_heads, n_kv_heads, head_dim, norm_eps, rope, .. } = self;
         if *n_kv_heads == 0 || !n_heads.is_multiple_of(*n_kv_heads) {
             return Err(config_error(format!(
@@ -63,89 +134,13 @@ impl Config {
         if self.windows.len() != self.n_layers || self.windows.contains(&Some(0)) {
             return Err(config_error("the sliding windows do not fit the layers"));
         }
+        if let Some(Experts { count, used, .. }) = self.experts
+            && !(1..=count).contains(&used)
+        {
+            return Err(config_error(format!("{used} of {count} experts for a token")));
+        }
+        self.local_rope.iter().try_for_each(|rope| rope.check(*head_dim))?;
         rope.check(*head_dim)
-    }
-}
-
-/// The architectures that run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Arch {
-    /// Llama 1 to 3, and everything with its tensors.
-    Llama,
-    /// Mistral: llama with a sliding window.
-    Mistral,
-    /// Qwen 2 and 2.5: biases on queries, keys and values.
-    Qwen2,
-    /// Qwen 3: RMSNorm over each head of queries and keys.
-    Qwen3,
-}
-
-/// One row of data per architecture: all that tells them apart.
-#[derive(Debug)]
-pub struct ArchRow {
-    /// The architecture.
-    pub arch: Arch,
-    /// `general.architecture` in GGUF and `model_type` in config.json.
-    pub name: &'static str,
-    /// Queries, keys and values have biases.
-    pub qkv_bias: bool,
-    /// Queries and keys are normalised per head before rope.
-    pub qk_norm: bool,
-    /// Which dimensions rope pairs in a GGUF file (a Hugging Face folder always has [`RopeStyle::Halves`]).
-    pub gguf_rope: RopeStyle,
-}
-
-/// The table. A new architecture is one row here.
-pub const ARCHS: &[ArchRow] = &[
-    ArchRow {
-        arch: Arch::Llama,
-        name: "llama",
-        qkv_bias: false,
-        qk_norm: false,
-        gguf_rope: RopeStyle::Pairs,
-    },
-    ArchRow {
-        arch: Arch::Mistral,
-        name: "mistral",
-        qkv_bias: false,
-        qk_norm: false,
-        gguf_rope: RopeStyle::Pairs,
-    },
-    ArchRow {
-        arch: Arch::Qwen2,
-        name: "qwen2",
-        qkv_bias: true,
-        qk_norm: false,
-        gguf_rope: RopeStyle::Halves,
-    },
-    ArchRow {
-        arch: Arch::Qwen3,
-        name: "qwen3",
-        qkv_bias: false,
-        qk_norm: true,
-        gguf_rope: RopeStyle::Halves,
-    },
-];
-
-impl Arch {
-    /// The architecture of this name.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) with the name and the known ones.
-    pub fn from_name(name: &str) -> Result<Self> {
-        ARCHS.iter().find(|row| row.name == name).map(|row| row.arch).ok_or_else(|| {
-            let known: Vec<_> = ARCHS.iter().map(|row| row.name).collect();
-            unsupported(format!(
-                "architecture \"{name}\" is not supported (supported: {})",
-                known.join(", ")
-            ))
-        })
-    }
-
-    /// The architecture's row of data.
-    pub fn row(self) -> &'static ArchRow {
-        ARCHS.iter().find(|row| row.arch == self).expect("every architecture has a row")
     }
 }
 
@@ -160,6 +155,7 @@ pub enum RopeStyle {
 
 /// Rotary position embedding.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f32,
@@ -191,6 +187,7 @@ impl Rope {
 
 /// How rope's frequencies are stretched.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum RopeScaling {
     /// Not at all.
     None,

@@ -17,7 +17,7 @@
 //! # Ok::<(), goldcrest::Error>(())
 //! ```
 
-mod cache;
+mod arch;
 mod config;
 #[cfg(feature = "embedded-model")]
 mod embedded;
@@ -26,11 +26,14 @@ pub mod load;
 mod model;
 mod sample;
 mod session;
+mod spec;
+mod state;
 pub mod synthetic;
 mod threads;
 pub mod tokenizer;
 
-pub use config::{ARCHS, Arch, ArchRow, Config, Rope, RopeScaling, RopeStyle};
+pub use arch::architectures;
+pub use config::{Config, Experts, Rope, RopeScaling, RopeStyle};
 pub use error::{Error, ErrorKind, Result};
 pub use goldcrest_kernels::{Format, Isa, KvType};
 pub use model::{Loader, Model};

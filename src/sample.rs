@@ -37,7 +37,7 @@ pub struct Choice {
 ///
 /// let model = Model::open("model.gguf")?;
 /// let mut session = model.session()?;
-/// let mut sampler = Sampler::new(SamplingParams::default(), model.config().vocab_size)?;
+/// let mut sampler = Sampler::new(SamplingParams::default(), model.config().vocab_size())?;
 /// let mut next = model.tokenizer()?.encode("Once upon a time")?;
 /// while session.tokens().len() < 100 {
 ///     session.push(&next)?;

@@ -8,11 +8,11 @@ mod stats;
 mod stop;
 mod text;
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result, input_error};
-use crate::model::{BATCH, Model, Pass};
+use crate::model::{BATCH, Model, Run, Seat};
 use crate::sample::setters;
 pub use cancel::CancelToken;
 use generation::Generation;
@@ -48,16 +48,18 @@ impl SessionOptions {
 /// let mut session = model.session()?;
 /// session.push(&model.tokenizer()?.encode("The goldcrest is")?)?;
 /// let logits = session.logits().expect("a prompt was pushed");
-/// assert_eq!(logits.len(), model.config().vocab_size);
+/// assert_eq!(logits.len(), model.config().vocab_size());
 /// # Ok::<(), goldcrest::Error>(())
 /// ```
 pub struct Session {
     model: Model,
-    cache: Cache,
-    /// The text. The cache covers a prefix of it: a generated token is run when the next is wanted.
+    /// What passes work on. Its state covers a prefix of the text: a generated token is run when the
+    /// next is wanted. Its logits, `[vocab]`, are those after the last token, when the state covers
+    /// all of them.
+    run: Run,
+    seat: Arc<Seat>,
+    /// The text.
     ids: Vec<u32>,
-    /// `[vocab]`: after the last token, when the cache covers all of them.
-    logits: Vec<f32>,
     stats: Stats,
 }
 
@@ -70,10 +72,16 @@ impl Session {
                 model.context()
             )));
         }
+        let run = Run {
+            ids: Vec::with_capacity(BATCH.min(context)),
+            state: model.state(context)?,
+            logits: vec![0.0; model.config().vocab_size()],
+            ..Run::default()
+        };
         Ok(Self {
-            cache: Cache::new(model.config(), model.kv(), context)?,
+            run,
+            seat: Arc::default(),
             ids: Vec::with_capacity(context),
-            logits: vec![0.0; model.config().vocab_size],
             stats: Stats::default(),
             model,
         })
@@ -91,7 +99,7 @@ impl Session {
 
     /// Tokens that the context holds at most.
     pub fn context(&self) -> usize {
-        self.cache.capacity()
+        self.run.state.capacity()
     }
 
     /// Tokens and seconds so far.
@@ -117,9 +125,9 @@ impl Session {
     pub fn push_cancellable(&mut self, ids: &[u32], cancel: &CancelToken) -> Result<()> {
         self.append(ids)?;
         let start = Instant::now();
-        let from = self.cache.len();
+        let from = self.covered();
         let result = self.catch_up(cancel);
-        self.stats.prompt(self.cache.len() - from, start.elapsed());
+        self.stats.prompt(self.covered() - from, start.elapsed());
         self.keep_what_ran(result)
     }
 
@@ -130,28 +138,32 @@ impl Session {
     pub fn logits_all(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
         // What is still to be run from before is not asked for.
         let cancel = CancelToken::never();
-        if self.cache.len() < self.ids.len() {
+        if self.covered() < self.ids.len() {
             self.catch_up(cancel)?;
         }
         self.append(ids)?;
-        let vocab = self.logits.len();
-        let mut all = vec![0.0; ids.len() * vocab];
+        let vocab = self.vocab();
+        let mut all = Vec::with_capacity(ids.len() * vocab);
         let start = Instant::now();
         let mut result = Ok(());
-        for (ids, logits) in ids.chunks(BATCH).zip(all.chunks_mut(BATCH * vocab)) {
-            let Self { model, cache, .. } = self;
-            result = result.and_then(|()| model.run(Pass { ids, cache, logits, cancel }));
+        for ids in ids.chunks(BATCH) {
+            result = result.and_then(|()| self.pass(ids.len(), ids.len(), cancel));
+            all.extend_from_slice(
+                &self.run.logits[..if result.is_ok() { ids.len() * vocab } else { 0 }],
+            );
         }
+        self.run.logits.truncate(vocab);
+        self.run.logits.shrink_to_fit();
         self.stats.prompt(ids.len(), start.elapsed());
         self.keep_what_ran(result)?;
-        self.logits.copy_from_slice(&all[all.len() - vocab..]);
+        self.run.logits.copy_from_slice(&all[all.len() - vocab..]);
         Ok(all)
     }
 
     /// The logits after the last token; `None` before the first, and while the last was generated
     /// but not yet run.
     pub fn logits(&self) -> Option<&[f32]> {
-        (!self.ids.is_empty() && self.cache.len() == self.ids.len()).then_some(&self.logits)
+        (!self.ids.is_empty() && self.covered() == self.ids.len()).then_some(&self.run.logits[..])
     }
 
     /// Continues the context. Takes [`GenerationParams`], or
@@ -192,11 +204,15 @@ impl Session {
     }
 
     /// Keeps the first `len` tokens of the context.
+    ///
+    /// Of layers that see a window of the text, no more than that is kept: where it lies behind, the
+    /// next pass runs the tokens again from the first.
     pub fn truncate(&mut self, len: usize) {
         if len < self.ids.len() {
             self.ids.truncate(len);
-            // The last token is run again for its logits.
-            self.cache.truncate(len.saturating_sub(1));
+            // The last token is run again for its logits; all of them where what it sees is no
+            // longer kept.
+            self.run.state.rewind(len.saturating_sub(1));
         }
     }
 
@@ -204,7 +220,7 @@ impl Session {
         if ids.is_empty() {
             return Err(input_error("the prompt is empty"));
         }
-        let vocab = self.logits.len();
+        let vocab = self.vocab();
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
             return Err(input_error(format!("token id {id} is outside the vocabulary of {vocab}")));
         }
@@ -223,21 +239,43 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the tokens that the cache does not cover.
+    /// Tokens that have run.
+    fn covered(&self) -> usize {
+        self.run.state.len()
+    }
+
+    fn vocab(&self) -> usize {
+        self.model.config().vocab_size()
+    }
+
+    /// Runs the tokens that have not.
     fn catch_up(&mut self, cancel: &CancelToken) -> Result<()> {
-        while self.cache.len() < self.ids.len() {
-            let Self { model, cache, ids, logits, .. } = self;
-            let rest = &ids[cache.len()..];
-            let ids = &rest[..rest.len().min(BATCH)];
-            let logits = if ids.len() == rest.len() { &mut logits[..] } else { &mut [] };
-            model.run(Pass { ids, cache, logits, cancel })?;
+        while self.covered() < self.ids.len() {
+            let rest = self.ids.len() - self.covered();
+            self.pass(rest.min(BATCH), usize::from(rest <= BATCH), cancel)?;
         }
         Ok(())
     }
 
+    /// Runs the next `rows` tokens, for the logits of the last `wants` of them.
+    fn pass(&mut self, rows: usize, wants: usize, cancel: &CancelToken) -> Result<()> {
+        if cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
+        }
+        let from = self.covered();
+        let vocab = self.vocab();
+        let run = &mut self.run;
+        run.ids.clear();
+        run.ids.extend_from_slice(&self.ids[from..from + rows]);
+        run.wants = wants;
+        run.logits.resize(wants.max(1) * vocab, 0.0);
+        run.cancel.clone_from(cancel);
+        self.model.run(run, &self.seat)
+    }
+
     fn keep_what_ran(&mut self, result: Result<()>) -> Result<()> {
         if result.is_err() {
-            let ran = self.cache.len();
+            let ran = self.covered();
             self.truncate(ran);
         }
         result

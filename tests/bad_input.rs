@@ -42,8 +42,7 @@ static ALLOCATOR: Counting = Counting;
 /// Opens, configures and checks a GGUF file, as a program that is about to run it would.
 fn load(bytes: &[u8]) -> Result<Checkpoint, Error> {
     let checkpoint = fuzzing::gguf(bytes)?;
-    checkpoint.check_shapes(&checkpoint.config()?)?;
-    checkpoint.check_types()?;
+    checkpoint.check()?;
     Ok(checkpoint)
 }
 
@@ -375,10 +374,7 @@ fn not_finite() {
 #[track_caller]
 fn folder_fails(config: &str, weights: &[u8], kind: ErrorKind, named: &[&str]) {
     let before = ALLOCATED.get();
-    let result = fuzzing::folder(config.as_bytes(), weights).and_then(|folder| {
-        folder.check_shapes(&folder.config()?)?;
-        folder.check_types()
-    });
+    let result = fuzzing::folder(config.as_bytes(), weights).and_then(|folder| folder.check());
     let allocated = ALLOCATED.get() - before;
     check_error(&result.expect_err("must not load"), kind, named);
     let len = config.len() + weights.len();
@@ -471,7 +467,7 @@ fn paths() {
     write_tiny(dir.path());
     std::fs::remove_file(at("model.safetensors")).unwrap();
     let folder = open(dir.path()).unwrap();
-    let error = folder.check_shapes(&folder.config().unwrap()).unwrap_err();
+    let error = folder.check().unwrap_err();
     check_error(&error, ErrorKind::Tensor, &["no weights"]);
 
     let index = at("model.safetensors.index.json");

@@ -18,10 +18,18 @@ const CASES: &[&str] = &[
     "qwen3",
     "llama_256",
     "qwen2_256",
+    "gemma3_7l",
+    "gemma3_p4",
+    "qwen3_moe",
+    "qwen3_moe_sparse",
+    "mixtral",
 ];
 
 /// Cases without a GGUF file.
-const NOT_IN_GGUF: &[&str] = &["mistral"];
+const NOT_IN_GGUF: &[&str] = &["mistral", "gemma3_p4", "qwen3_moe"];
+
+/// Of experts.
+const MIXTURES: &[&str] = &["qwen3_moe", "qwen3_moe_sparse", "mixtral"];
 
 /// Types of the quantised files that have kernels.
 const FORMATS: &[&str] =
@@ -107,7 +115,9 @@ fn eight_bit_keys_and_values_are_close() {
         let ours = logits(&load(&folder, KvType::Q8_0), &golden);
         let error = relative_rmse(&ours, &logits(&load(&folder, KvType::F32), &golden));
         eprintln!("{case}: q8_0 KV {error:.5}");
-        assert!(error < 0.02, "{case}: {error}");
+        // In a mixture a small change of a row can choose other experts for it.
+        let bound = if MIXTURES.contains(case) { 0.1 } else { 0.02 };
+        assert!(error < bound, "{case}: {error}");
     }
 }
 

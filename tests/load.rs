@@ -8,7 +8,7 @@ use common::gguf::{self, Gguf, tiny};
 use common::models::random;
 use common::safetensors::{tiny_config, tiny_tensors, write_tiny};
 use goldcrest::load::{Checkpoint, FileKind, GgmlType, ReadOptions, TokenizerSource, fuzzing};
-use goldcrest::{Arch, Config, ErrorKind, RopeScaling, RopeStyle};
+use goldcrest::{Config, ErrorKind, RopeScaling, RopeStyle};
 use serde_json::{Value, json};
 
 fn open(path: impl AsRef<Path>) -> Checkpoint {
@@ -18,8 +18,8 @@ fn open(path: impl AsRef<Path>) -> Checkpoint {
 /// Opens and checks a file that must run, but for the types of its tensors.
 fn open_checked(path: impl AsRef<Path>) -> (Checkpoint, Config) {
     let checkpoint = open(path);
+    checkpoint.check().unwrap();
     let config = checkpoint.config().unwrap();
-    checkpoint.check_shapes(&config).unwrap();
     (checkpoint, config)
 }
 
@@ -51,10 +51,9 @@ fn golden_folders_and_files_agree() {
     ] {
         let dir = assets.join("golden").join(name);
         let (folder, config) = open_checked(&dir);
-        folder.check_types().unwrap();
         assert_eq!(folder.kind(), FileKind::HuggingFace);
-        assert_eq!(config.rope.style, RopeStyle::Halves);
-        assert_eq!(config.arch.row().name, name.split('_').next().unwrap());
+        assert_eq!(config.rope().style, RopeStyle::Halves);
+        assert!(name.starts_with(config.arch()), "{name}");
 
         // What transformers 5 writes for the same model.
         let v5 = tempfile::tempdir().unwrap();
@@ -75,18 +74,24 @@ fn golden_folders_and_files_agree() {
 }
 
 fn compare_with_gguf(folder: &Checkpoint, config: &Config, path: &Path) {
-    let (file, mut other) = open_checked(path);
-    let is_llama = matches!(other.arch, Arch::Llama);
-    assert_eq!(other.rope.style, if is_llama { RopeStyle::Pairs } else { RopeStyle::Halves });
-    other.rope.style = RopeStyle::Halves;
-    if let RopeScaling::Factors(factors) = &other.rope.scaling {
-        assert_eq!(factors.len(), config.rope.dim / 2);
-        other.rope.scaling = config.rope.scaling.clone();
+    let (file, other) = open_checked(path);
+    let is_llama = other.arch() == "llama";
+    let (ours, theirs) = (config.rope(), other.rope());
+    assert_eq!(theirs.style, if is_llama { RopeStyle::Pairs } else { RopeStyle::Halves });
+    assert_eq!((ours.theta, ours.dim), (theirs.theta, theirs.dim));
+    match &theirs.scaling {
+        RopeScaling::Factors(factors) => assert_eq!(factors.len(), ours.dim / 2),
+        scaling => assert_eq!(scaling, &ours.scaling),
     }
-    if config.arch == Arch::Mistral {
-        other.arch = Arch::Mistral; // such files call themselves llama
-    }
-    assert_eq!(&other, config, "{}", path.display());
+    let numbers = |config: &Config| {
+        let widths = (config.vocab_size(), config.hidden(), config.ffn(), config.head_dim());
+        let heads = (config.n_layers(), config.n_heads(), config.n_kv_heads());
+        let rest = (config.context_length(), config.norm_eps().to_bits(), config.experts());
+        (widths, heads, rest, config.windows().to_vec())
+    };
+    assert_eq!(numbers(&other), numbers(config), "{}", path.display());
+    // A mistral's file calls itself llama.
+    assert!(other.arch() == config.arch() || is_llama && config.arch() == "mistral");
     for tensor in file.tensors().iter().filter(|t| t.name != "rope_freqs.weight") {
         let same = folder.tensor(&tensor.name).unwrap_or_else(|| panic!("{}", tensor.name));
         assert_eq!(same.shape, tensor.shape, "{}", tensor.name);
@@ -152,9 +157,8 @@ fn stories_in_every_type() {
         ("Q5_1", GgmlType::Q5_1),
     ] {
         let (file, config) = open_checked(derived.join(format!("stories260K-{name}.gguf")));
-        file.check_types().unwrap();
-        assert_eq!((config.hidden, config.ffn, config.vocab_size), (64, 172, 512));
-        assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim), (8, 4, 8));
+        assert_eq!((config.hidden(), config.ffn(), config.vocab_size()), (64, 172, 512));
+        assert_eq!((config.n_heads(), config.n_kv_heads(), config.head_dim()), (8, 4, 8));
         let query = file.need("blk.0.attn_q.weight").unwrap();
         assert_eq!(query.ty, ty);
         assert_eq!(file.data(query).len(), ty.bytes_for(64 * 64).unwrap());
@@ -177,7 +181,7 @@ fn types_without_kernels_are_listed_and_refused_by_name() {
     assert!(summary.problem.as_deref().unwrap().contains("IQ4_XS"), "{:?}", summary.problem);
     assert!(summary.to_string().contains("not run by this version"));
     assert!(summary.types.iter().any(|count| count.ty == GgmlType::IQ4_XS && !count.runnable));
-    let error = file.check_types().unwrap_err().to_string();
+    let error = file.check().unwrap_err().to_string();
     assert!(error.contains("blk.1.attn_q.weight") && error.contains("IQ4_XS"), "{error}");
 }
 
@@ -187,7 +191,7 @@ fn a_file_inside_a_folder_opens_the_folder() {
     write_tiny(dir.path());
     for name in ["", "config.json", "model.safetensors"] {
         let (folder, config) = open_checked(dir.path().join(name));
-        assert_eq!(config.n_layers, 1);
+        assert_eq!(config.n_layers(), 1);
         assert_eq!(folder.tensors().len(), 12);
         assert_eq!(folder.generation_defaults().unwrap().eos, [2, 3]);
         assert_eq!(folder.generation_defaults().unwrap().bos, Some(1));
@@ -306,7 +310,7 @@ fn version_2_and_odd_alignments() {
         file.alignment = alignment;
         file.u32("general.alignment", alignment as u32);
         let checkpoint = fuzzing::gguf(&file.build()).unwrap();
-        checkpoint.check_shapes(&checkpoint.config().unwrap()).unwrap();
+        checkpoint.check().unwrap();
         let q = checkpoint.need("blk.0.attn_q.weight").unwrap();
         assert_eq!(checkpoint.data(q)[4..8], 0.125f32.to_le_bytes());
     }
@@ -315,11 +319,11 @@ fn version_2_and_odd_alignments() {
 #[test]
 fn gguf_rope_scaling() {
     let mut file = tiny("llama");
-    assert_eq!(gguf_config(&file).unwrap().rope.scaling, RopeScaling::None);
+    assert_eq!(gguf_config(&file).unwrap().rope().scaling, RopeScaling::None);
     file.f32("llama.rope.scaling.factor", 4.0);
-    assert_eq!(gguf_config(&file).unwrap().rope.scaling, RopeScaling::Linear { factor: 4.0 });
+    assert_eq!(gguf_config(&file).unwrap().rope().scaling, RopeScaling::Linear { factor: 4.0 });
     file.str("llama.rope.scaling.type", "none");
-    assert_eq!(gguf_config(&file).unwrap().rope.scaling, RopeScaling::None);
+    assert_eq!(gguf_config(&file).unwrap().rope().scaling, RopeScaling::None);
     file.str("llama.rope.scaling.type", "yarn")
         .u32("llama.rope.scaling.original_context_length", 16);
     let RopeScaling::Yarn {
@@ -329,7 +333,7 @@ fn gguf_rope_scaling() {
         beta_fast,
         beta_slow,
         truncate,
-    } = gguf_config(&file).unwrap().rope.scaling
+    } = gguf_config(&file).unwrap().rope().scaling
     else {
         panic!("not yarn")
     };
@@ -344,7 +348,8 @@ fn gguf_rope_scaling() {
 #[test]
 fn json_rope_scaling() {
     let with = |scaling: Value| {
-        json_config(|c| drop(c.insert("rope_scaling".into(), scaling))).map(|c| c.rope.scaling)
+        json_config(|c| drop(c.insert("rope_scaling".into(), scaling)))
+            .map(|c| c.rope().scaling.clone())
     };
     assert_eq!(with(Value::Null).unwrap(), RopeScaling::None);
     assert_eq!(with(json!({"rope_type": "default"})).unwrap(), RopeScaling::None);
@@ -385,7 +390,7 @@ fn sliding_windows() {
             config.insert("num_hidden_layers".into(), json!(3));
             config.extend(edits.as_object().unwrap().clone());
         })
-        .map(|config| config.windows)
+        .map(|config| config.windows().to_vec())
     };
     let (on, off) = (Some(8), None);
     for (edits, expected) in [
@@ -414,7 +419,7 @@ fn sliding_windows() {
 
     let mut file = tiny("llama");
     file.u32("llama.attention.sliding_window", 8);
-    assert_eq!(gguf_config(&file).unwrap().windows, [on]);
+    assert_eq!(gguf_config(&file).unwrap().windows(), [on]);
 }
 
 #[test]
@@ -432,8 +437,8 @@ fn variants_that_compute_something_else_are_refused() {
         let named = if key == "model_type" { "mamba" } else { key };
         assert!(error.to_string().contains(named), "{error}");
     }
-    let mut file = tiny("llama");
-    file.u32("llama.expert_count", 8);
+    let mut file = tiny("qwen2");
+    file.u32("qwen2.expert_count", 8);
     assert!(gguf_config(&file).unwrap_err().to_string().contains("expert_count"));
 }
 
@@ -441,26 +446,83 @@ fn variants_that_compute_something_else_are_refused() {
 fn defaults_and_equal_arrays() {
     let mut file = tiny("llama");
     file.remove("llama.attention.head_count_kv");
-    assert_eq!(gguf_config(&file).unwrap().n_kv_heads, 4);
+    assert_eq!(gguf_config(&file).unwrap().n_kv_heads(), 4);
     let mut heads = gguf::U32.to_le_bytes().to_vec();
     heads.extend(1u64.to_le_bytes());
     heads.extend(2u32.to_le_bytes());
     file.raw("llama.attention.head_count_kv", gguf::ARRAY, heads);
     let config = gguf_config(&file).unwrap();
-    assert_eq!((config.n_kv_heads, config.rope.theta, config.rope.dim), (2, 10_000.0, 8));
+    assert_eq!((config.n_kv_heads(), config.rope().theta, config.rope().dim), (2, 10_000.0, 8));
     let qwen3 = json_config(|config| drop(config.insert("model_type".into(), json!("qwen3"))));
-    assert_eq!(qwen3.unwrap().head_dim, 128);
+    assert_eq!(qwen3.unwrap().head_dim(), 128);
+}
+
+/// A folder of a llama, edited, and the logits after a few tokens.
+fn logits_of(
+    tensors: &[(&str, Vec<usize>)],
+    edit: impl FnOnce(&mut Value, &mut Vec<u8>),
+) -> goldcrest::Result<Vec<f32>> {
+    let (mut config, mut weights) = (tiny_config(), common::safetensors::build(tensors));
+    edit(&mut config, &mut weights);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    std::fs::write(dir.path().join("model.safetensors"), weights).unwrap();
+    let model = goldcrest::Model::loader(dir.path()).threads(1).load()?;
+    model.session().unwrap().logits_all(&[1, 5, 7])
 }
 
 #[test]
-fn a_stored_head_is_left_out_when_tied() {
-    let mut config = tiny_config();
-    config["tie_word_embeddings"] = json!(true);
-    let weights = common::safetensors::build(&tiny_tensors());
-    let folder = fuzzing::folder(config.to_string().as_bytes(), &weights).unwrap();
-    folder.check_shapes(&folder.config().unwrap()).unwrap();
-    assert!(folder.tensor("output.weight").is_none());
-    assert!(folder.tensor("lm_head.weight").is_some());
+fn a_stored_head_is_used_unless_it_is_the_embedding() {
+    let tensors = tiny_tensors();
+    let without: Vec<_> =
+        tensors.iter().filter(|(name, _)| *name != "lm_head.weight").cloned().collect();
+    let tie = |config: &mut Value| config["tie_word_embeddings"] = json!(true);
+    let tied = logits_of(&without, |config, _| tie(config)).unwrap();
+    // The writer gives both the same bytes; the key does not matter then.
+    assert_eq!(logits_of(&tensors, |config, _| tie(config)).unwrap(), tied);
+    assert_eq!(logits_of(&tensors, |_, _| ()).unwrap(), tied);
+    // Another head is the head, whatever the key says.
+    let change = |weights: &mut Vec<u8>| {
+        let head = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+        // The norm's first weight is 0.
+        let at = head + 4 * (24 * 32 + 32 + 1);
+        weights[at..at + 4].copy_from_slice(&64f32.to_le_bytes());
+    };
+    let other = logits_of(&tensors, |_, weights| change(weights)).unwrap();
+    assert_ne!(other, tied);
+    let both = logits_of(&tensors, |config, weights| {
+        tie(config);
+        change(weights);
+    });
+    assert_eq!(both.unwrap(), other);
+    // Neither a head nor leave to do without.
+    let error = logits_of(&without, |_, _| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Tensor);
+    assert!(error.to_string().contains("output.weight"), "{error}");
+}
+
+#[test]
+fn a_tensor_that_no_pass_reads_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tiny.gguf");
+    for (name, shape) in
+        [("blk.0.attn_q.bias", &[32u64][..]), ("blk.0.ffn_gate_inp.weight", &[4, 32]), ("x", &[1])]
+    {
+        std::fs::write(&path, tiny("llama").f32_tensor(name, shape).build()).unwrap();
+        let errors = [
+            goldcrest::Model::open(&path).unwrap_err(),
+            goldcrest::Model::loader(&path).pack(dir.path().join("packed")).unwrap_err(),
+            open(&path).check().unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains(&format!("\"{name}\"")), "{error}");
+        }
+    }
+    // What the configuration says already may be there.
+    let mut tensors = tiny_tensors();
+    tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq", vec![4]));
+    logits_of(&tensors, |_, _| ()).unwrap();
 }
 
 #[test]
@@ -469,7 +531,7 @@ fn summaries() {
     let summary = file.describe();
     assert!(summary.runnable, "{:?}", summary.problem);
     let memory = summary.memory.unwrap();
-    assert_eq!((memory.context, memory.kv_cache), (64, 2 * 2 * 64 * 2 * 8));
+    assert_eq!((memory.context, memory.kv_cache), (64, 2 * 2 * 64 * (8 + 16))); // rows of values in whole vectors
     assert_eq!(memory.total, memory.kv_cache + summary.tensor_bytes);
     let json = serde_json::to_value(&summary).unwrap();
     assert_eq!(json["format"], "gguf");

@@ -210,7 +210,7 @@ fn a_sampler_alone_chooses_what_a_generation_does() {
     let want: Vec<u32> = generator.map(|token| token.unwrap().id).collect();
 
     let mut session = session();
-    let mut sampler = Sampler::new(sampling, MODEL.config().vocab_size).unwrap();
+    let mut sampler = Sampler::new(sampling, MODEL.config().vocab_size()).unwrap();
     session.tokens().iter().for_each(|&id| sampler.accept(id));
     for id in want {
         assert_eq!(watched.recv().unwrap(), session.tokens());

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::config::Arch;
+use crate::arch::tensor_names;
 use crate::error::{Error, Result, config_error, format_error};
 
 use super::json::{self, Object};
@@ -147,16 +147,10 @@ impl Folder {
             return;
         };
         let arch = config.str("model_type").ok().flatten();
-        if arch.is_none_or(|name| Arch::from_name(name).is_err()) {
-            return;
-        }
-        // A stored head beside `tie_word_embeddings` is ignored by transformers: under its own name it is
-        // here too.
-        let tied = matches!(config.bool("tie_word_embeddings"), Ok(Some(true)));
+        let Some(own) = arch.and_then(tensor_names) else { return };
         for tensor in tensors {
-            match gguf_name(&tensor.name) {
-                Some(name) if !(tied && name.starts_with("output.")) => tensor.name = name,
-                _ => {}
+            if let Some(name) = gguf_name(&tensor.name, own) {
+                tensor.name = name;
             }
         }
     }

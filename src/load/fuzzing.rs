@@ -40,10 +40,7 @@ pub fn folder(config: &[u8], weights: &[u8]) -> Result<Checkpoint> {
 
 /// Calls everything that a program would call on an open file; the results do not matter, panics do.
 pub fn exercise(checkpoint: &Checkpoint) {
-    if let Ok(config) = checkpoint.config() {
-        let _ = checkpoint.check_shapes(&config);
-    }
-    let _ = checkpoint.check_types();
+    let _ = checkpoint.check();
     let _ = checkpoint.verify();
     let _ = checkpoint.generation_defaults();
     let _ = checkpoint.tokenizer_source();

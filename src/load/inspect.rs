@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use goldcrest_kernels::KvType;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::state::kv_bytes;
 
 use super::metadata::{Array, Metadata, Value, each_array};
 use super::{Checkpoint, FileKind, GgmlType};
@@ -111,12 +113,7 @@ impl Checkpoint {
     /// Summarises the file, whether or not it runs.
     pub fn describe(&self) -> Summary<'_> {
         let config = self.config();
-        let problem = match &config {
-            Ok(config) => self.check_shapes(config).and_then(|()| self.check_types()).err(),
-            Err(_) => None,
-        };
-        let problem = problem.map(|e| e.to_string());
-        let problem = problem.or_else(|| config.as_ref().err().map(ToString::to_string));
+        let problem = self.check().err().map(|e| e.to_string());
         let (format, version) = match self.kind() {
             FileKind::Gguf { version } => ("gguf", Some(version)),
             FileKind::HuggingFace => ("huggingface", None),
@@ -146,10 +143,7 @@ impl Checkpoint {
     fn memory_needed(&self, config: &Config) -> MemoryNeeded {
         let context = config.context_length.min(DEFAULT_CONTEXT);
         let weights = self.tensor_bytes();
-        // Keys and values of two bytes each. The limits on a configuration keep the product in 64 bits.
-        let kv_cache = [context, config.n_layers, config.n_kv_heads, config.head_dim]
-            .iter()
-            .fold(4u64, |product, &n| product.saturating_mul(n as u64));
+        let kv_cache = kv_bytes(config, KvType::F16, context).unwrap_or(usize::MAX) as u64;
         MemoryNeeded { weights, kv_cache, context, total: weights.saturating_add(kv_cache) }
     }
 

@@ -10,59 +10,59 @@ use super::metadata::{Array, Metadata, Value as MetaValue};
 const MAX_TOKEN_IDS: usize = 256;
 
 /// Parses the bytes of a JSON file as an object.
-pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
     serde_json::from_slice(bytes)
         .map_err(|e| format_error(format!("not a JSON object: {e}")).because(e))
 }
 
 /// One object, and its place in the file for error messages.
 #[derive(Clone, Copy)]
-pub(super) struct Object<'a> {
-    pub(super) map: &'a Map<String, Value>,
+pub(crate) struct Object<'a> {
+    pub(crate) map: &'a Map<String, Value>,
     /// Empty, or the enclosing key and a dot.
-    pub(super) prefix: &'a str,
+    pub(crate) prefix: &'a str,
 }
 
 impl<'a> Object<'a> {
     /// The value, unless it is absent or null.
-    pub(super) fn get(self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn get(self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn error(self, key: &str, problem: impl std::fmt::Display) -> Error {
+    pub(crate) fn error(self, key: &str, problem: impl std::fmt::Display) -> Error {
         config_error(format!("key \"{}{key}\" {problem}", self.prefix))
     }
 
-    pub(super) fn need<T>(self, key: &str, value: Option<T>) -> Result<T> {
+    pub(crate) fn need<T>(self, key: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.error(key, "is missing"))
     }
 
-    pub(super) fn usize(self, key: &str) -> Result<Option<usize>> {
+    pub(crate) fn usize(self, key: &str) -> Result<Option<usize>> {
         self.typed(key, "an integer that is not negative", |v| v.as_u64()?.try_into().ok())
     }
 
-    pub(super) fn f64(self, key: &str) -> Result<Option<f64>> {
+    pub(crate) fn f64(self, key: &str) -> Result<Option<f64>> {
         self.typed(key, "a number", Value::as_f64)
     }
 
-    pub(super) fn f32(self, key: &str) -> Result<Option<f32>> {
+    pub(crate) fn f32(self, key: &str) -> Result<Option<f32>> {
         Ok(self.f64(key)?.map(|x| x as f32))
     }
 
-    pub(super) fn bool(self, key: &str) -> Result<Option<bool>> {
+    pub(crate) fn bool(self, key: &str) -> Result<Option<bool>> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
-    pub(super) fn str(self, key: &str) -> Result<Option<&'a str>> {
+    pub(crate) fn str(self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "a string", Value::as_str)
     }
 
-    pub(super) fn object(self, key: &str) -> Result<Option<&'a Map<String, Value>>> {
+    pub(crate) fn object(self, key: &str) -> Result<Option<&'a Map<String, Value>>> {
         self.typed(key, "an object", Value::as_object)
     }
 
     /// One token id or a list of them.
-    pub(super) fn token_ids(self, key: &str) -> Result<Vec<u32>> {
+    pub(crate) fn token_ids(self, key: &str) -> Result<Vec<u32>> {
         fn id(value: &Value) -> Option<u32> {
             value.as_u64()?.try_into().ok()
         }
@@ -87,7 +87,7 @@ impl<'a> Object<'a> {
 
 /// The top level as metadata. Nested objects and mixed lists become JSON text: flattening them into dotted
 /// keys could repeat a long key any number of times.
-pub(super) fn metadata(map: &Map<String, Value>) -> Result<Metadata> {
+pub(crate) fn metadata(map: &Map<String, Value>) -> Result<Metadata> {
     let mut metadata = Metadata::default();
     for (key, value) in map {
         if let Some(value) = scalar(value) {

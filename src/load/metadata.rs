@@ -80,7 +80,7 @@ impl Array {
     }
 
     /// The elements as unsigned integers, when all of them are.
-    pub(super) fn to_u64s(&self) -> Option<Vec<u64>> {
+    pub(crate) fn to_u64s(&self) -> Option<Vec<u64>> {
         fn all<T: Copy + TryInto<u64>>(items: &[T]) -> Option<Vec<u64>> {
             items.iter().map(|&x| x.try_into().ok()).collect()
         }

@@ -4,8 +4,7 @@
 //! before memory is taken for it, every tensor is checked to lie inside the file before anyone asks for its
 //! bytes, and whatever is wrong is an [`Error`] that names the file and the tensor or key.
 
-mod config_gguf;
-mod config_json;
+mod check;
 mod finite;
 mod folder;
 mod ggml;
@@ -19,7 +18,6 @@ mod names;
 mod packed;
 mod reader;
 mod safetensors;
-mod shapes;
 mod sniff;
 mod split;
 mod tensor;
@@ -34,7 +32,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, format_error, tensor_error, unsupported};
 
 use folder::Folder;
-use json::Object;
+pub(crate) use json::Object;
 use mmap::Bytes;
 use packed::{Former, Packed};
 use sniff::Sniffed;
@@ -47,7 +45,6 @@ pub use metadata::{Array, Metadata, Value};
 pub use mmap::Buffer;
 pub use packed::PackedSource;
 pub(crate) use packed::{Contents, Kind as Section, Placed, Writer as PackedWriter, vector_bytes};
-pub(crate) use shapes::expected_tensors;
 pub use tensor::Tensor;
 pub(crate) use values::{put_string, put_value};
 
@@ -412,12 +409,7 @@ impl Checkpoint {
     /// range, [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an architecture or a variant that
     /// does not run.
     pub fn config(&self) -> Result<Config> {
-        match &self.origin {
-            Origin::Gguf { .. } => config_gguf::config(self).map_err(|e| e.at(&self.path)),
-            Origin::Folder(folder) => {
-                config_json::config(folder.config()?).map_err(|e| e.at(folder.config_path()))
-            }
-        }
+        self.decoder().map(|decoder| decoder.config)
     }
 
     /// The name of the architecture, known or not.

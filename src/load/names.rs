@@ -13,16 +13,20 @@ const IN_LAYER: &[(&str, &str)] = &[
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
+    ("mlp.experts.*.gate_proj", "ffn_gate.*"),
+    ("mlp.experts.*.up_proj", "ffn_up.*"),
+    ("mlp.experts.*.down_proj", "ffn_down.*"),
 ];
 
 /// Names outside the layers.
 const OUTSIDE: &[(&str, &str)] =
     &[("embed_tokens", "token_embd"), ("norm", "output_norm"), ("lm_head", "output")];
 
-/// The GGUF name of a tensor of the llama family, or `None` for one that has none.
+/// The GGUF name of a decoder's tensor, or `None` for one that has none. `own` are names of its
+/// architecture in a layer, which go before the usual ones.
 ///
 /// The `model.` in front is absent from checkpoints saved without their head.
-pub(super) fn gguf_name(name: &str) -> Option<String> {
+pub(super) fn gguf_name(name: &str, own: &[(&str, &str)]) -> Option<String> {
     let name = name.strip_prefix("model.").unwrap_or(name);
     let (stem, kind) = name.rsplit_once('.')?;
     if !matches!(kind, "weight" | "bias") {
@@ -31,20 +35,33 @@ pub(super) fn gguf_name(name: &str) -> Option<String> {
     let Some(rest) = stem.strip_prefix("layers.") else {
         return look_up(OUTSIDE, stem).map(|to| format!("{to}.{kind}"));
     };
-    let (number, stem) = rest.split_once('.')?;
-    let layer: u32 = number.parse().ok()?;
-    let to = look_up(IN_LAYER, stem)?;
-    // "01" and "+1" parse too, and would collide with "1".
-    (layer.to_string() == number).then(|| format!("blk.{layer}.{to}.{kind}"))
+    let (layer, stem) = rest.split_once('.')?;
+    let layer = number(layer)?;
+    let to = look_up(own, stem).or_else(|| look_up(IN_LAYER, stem))?;
+    Some(format!("blk.{layer}.{to}.{kind}"))
 }
 
-fn look_up(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
-    table.iter().find(|(from, _)| *from == name).map(|(_, to)| *to)
+/// A star in the table stands for the number of an expert.
+fn look_up(table: &[(&str, &str)], name: &str) -> Option<String> {
+    table.iter().find_map(|(from, to)| match from.split_once('*') {
+        None => (*from == name).then(|| (*to).to_owned()),
+        Some((before, after)) => {
+            let expert = number(name.strip_prefix(before)?.strip_suffix(after)?)?;
+            Some(to.replace('*', &expert.to_string()))
+        }
+    })
+}
+
+/// "01" and "+1" parse, too, and would collide with "1".
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|n: &u32| n.to_string() == text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::gguf_name;
+
+    const OWN: &[(&str, &str)] = &[("experts.*.w1", "ffn_gate.*"), ("self_attn.o_proj", "other")];
 
     #[test]
     fn names() {
@@ -55,13 +72,20 @@ mod tests {
             ("model.embed_tokens.weight", "token_embd.weight"),
             ("model.norm.weight", "output_norm.weight"),
             ("lm_head.weight", "output.weight"),
+            ("model.layers.3.mlp.experts.17.up_proj.weight", "blk.3.ffn_up.17.weight"),
+            ("model.layers.3.experts.2.w1.weight", "blk.3.ffn_gate.2.weight"),
+            ("model.layers.3.self_attn.o_proj.weight", "blk.3.other.weight"),
         ] {
-            assert_eq!(gguf_name(from).as_deref(), Some(to));
+            assert_eq!(gguf_name(from, OWN).as_deref(), Some(to));
         }
-        for odd in
-            ["", "x", "model.layers.01.mlp.up_proj.weight", "model.layers.0.rotary_emb.inv_freq"]
-        {
-            assert_eq!(gguf_name(odd), None);
+        for odd in [
+            "",
+            "x",
+            "model.layers.01.mlp.up_proj.weight",
+            "model.layers.0.mlp.experts.01.up_proj.weight",
+            "model.layers.0.rotary_emb.inv_freq",
+        ] {
+            assert_eq!(gguf_name(odd, OWN), None);
         }
     }
 }

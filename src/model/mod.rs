@@ -1,32 +1,30 @@
 //! Models: weights ready to run, and how to load them.
 
-mod attention;
-mod forward;
 #[cfg(test)]
 mod panics;
-mod rope;
-mod scratch;
+mod pass;
+mod queue;
 mod weights;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use goldcrest_kernels::{Format, Isa, Kernels, KvType};
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, config_error, input_error, unsupported};
 use crate::load::{Checkpoint, ReadOptions};
-use crate::session::{Session, SessionOptions};
-use crate::threads::{Team, choose_threads, lock};
+use crate::session::{CancelToken, Session, SessionOptions};
+use crate::state::State;
+use crate::threads::{Team, choose_threads};
 use crate::tokenizer::Tokenizer;
-pub(crate) use forward::Pass;
-use forward::{Engine, Graph};
-use rope::RopeTable;
-pub(crate) use scratch::BATCH;
-use scratch::{Scratch, Wanted};
-use weights::{Weights, save};
+pub(crate) use pass::{BATCH, Run};
+use pass::{Engine, Graph};
+use queue::Queue;
+pub(crate) use queue::Seat;
+use weights::{Watch, Weights, save};
 
 /// The environment variable that chooses the instruction set where the program does not.
 const ISA_VARIABLE: &str = "GOLDCREST_ISA";
@@ -35,8 +33,9 @@ const DEFAULT_CONTEXT: usize = 4096;
 
 /// A loaded model: immutable, shared between threads, cheap to clone.
 ///
-/// Forward passes of all its sessions run on one team of worker threads, one pass at a time; two
-/// sessions in two threads take turns.
+/// Forward passes of all its sessions run on one team of worker threads, one pass at a time. Sessions
+/// in different threads share passes: all that wait for the next token get it from one pass, which
+/// reads the weights once. What a session computes does not depend on that, bit for bit.
 ///
 /// ```no_run
 /// use goldcrest::{Model, SamplingParams};
@@ -54,6 +53,7 @@ pub struct Model(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
+    config: Config,
     graph: Graph,
     tokenizer: Option<Tokenizer>,
     tokenizer_error: Option<String>,
@@ -61,7 +61,7 @@ struct Inner {
     context: usize,
     kv: KvType,
     threads: usize,
-    engine: Mutex<Engine>,
+    queue: Queue,
 }
 
 impl Model {
@@ -102,6 +102,7 @@ impl Model {
             quantize: None,
             deterministic: false,
             progress: Box::new(|_, _| ()),
+            cancel: CancelToken::default(),
         }
     }
 
@@ -112,7 +113,7 @@ impl Model {
 
     /// The model's dimensions and constants.
     pub fn config(&self) -> &Config {
-        &self.0.graph.config
+        &self.0.config
     }
 
     /// The model's tokenizer.
@@ -169,15 +170,14 @@ impl Model {
         Session::new(self.clone(), options)
     }
 
-    /// Runs a pass on the model's team, when it is free.
-    pub(crate) fn run(&self, pass: Pass<'_>) -> Result<()> {
-        let mut engine = lock(&self.0.engine);
-        let result = self.0.graph.run(&mut engine, pass);
-        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Worker) {
-            // A worker may have had a buffer out of its lane when it panicked: that one is lost.
-            engine.scratch = Scratch::default();
-        }
-        result
+    /// Runs the tokens of a session in the next pass that has room for them.
+    pub(crate) fn run(&self, run: &mut Run, seat: &Arc<Seat>) -> Result<()> {
+        self.0.queue.run(&self.0.graph, run, seat)
+    }
+
+    /// Room for keys and values of `context` positions.
+    pub(crate) fn state(&self, context: usize) -> Result<State> {
+        State::new(self.0.graph.spec(), self.0.kv, context)
     }
 
     /// Tokens that end a generation: the tokenizer's, and those that the checkpoint lists.
@@ -220,11 +220,12 @@ pub struct Loader {
     mmap: bool,
     quantize: Option<Format>,
     deterministic: bool,
-    progress: Box<dyn Fn(u64, u64) + Sync>,
+    progress: Box<dyn Fn(u64, u64) + Send + Sync>,
+    cancel: CancelToken,
 }
 
 impl Loader {
-    /// Worker threads, the caller's included. Default: the physical cores that the process may use.
+    /// Worker threads, the caller's included; loading and packing take as many. Default: the physical cores that the process may use.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
@@ -277,31 +278,66 @@ impl Loader {
     }
 
     /// Is told how many bytes are packed, and of how many, from time to time.
-    pub fn progress(mut self, progress: impl Fn(u64, u64) + Sync + 'static) -> Self {
+    pub fn progress(mut self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         self.progress = Box::new(progress);
+        self
+    }
+
+    /// Lets another thread end the loading, or the packing, within some megabytes.
+    pub fn cancel(mut self, token: CancelToken) -> Self {
+        self.cancel = token;
         self
     }
 
     /// Loads the model.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::open`] and [`Checkpoint::config`];
-    /// [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) for a tensor that is missing, misshapen or
-    /// not finite; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a type without
-    /// kernels or an instruction set that this machine lacks;
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) for settings out of range.
+    /// Those of [`Checkpoint::open`] and [`Checkpoint::check`];
+    /// [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) for weights that are not finite;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an instruction set that this
+    /// machine lacks; [`ErrorKind::Input`](crate::ErrorKind::Input) for settings out of range;
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
     pub fn load(mut self) -> Result<Model> {
         let kernels = choose_kernels(self.isa, self.deterministic)?;
         let threads = choose_threads(self.threads)?;
         self.check_quantize()?;
         let checkpoint = self.checkpoint()?;
-        let config = checkpoint.config()?;
-        let context = choose_context(self.context, &config)?;
-        let (tokenizer, tokenizer_error) = match Tokenizer::from_checkpoint(&checkpoint) {
+        let decoder = checkpoint.decoder()?;
+        let context = choose_context(self.context, &decoder.config)?;
+        let spec = checkpoint.spec(&decoder)?;
+        let config = decoder.config;
+        let (tokenizer, end_ids) = on_threads(threads, || self.tokenizer(&checkpoint, &config))??;
+        let (tokenizer, tokenizer_error) = match tokenizer {
             Ok(tokenizer) => (tokenizer, None),
             Err(error) => (None, Some(error.to_string())),
         };
-        if let Some(tokenizer) = &tokenizer
+        let weights = on_threads(threads, || {
+            let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
+            Weights::load(checkpoint, &spec, self.quantize, &watch)
+        })?;
+        let graph = Graph::new(weights.map_err(|e| e.at(&self.path))?, kernels)?;
+        Ok(Model(Arc::new(Inner {
+            path: self.path,
+            config,
+            graph,
+            tokenizer,
+            tokenizer_error,
+            end_ids,
+            context,
+            kv: self.kv,
+            threads,
+            queue: Queue::new(Engine::new(Team::new(threads)?)),
+        })))
+    }
+
+    /// The tokenizer, if there is one that is understood, and the tokens that end a generation.
+    fn tokenizer(
+        &self,
+        checkpoint: &Checkpoint,
+        config: &Config,
+    ) -> Result<(Result<Option<Tokenizer>>, Vec<u32>)> {
+        let tokenizer = Tokenizer::from_checkpoint(checkpoint);
+        if let Ok(Some(tokenizer)) = &tokenizer
             && tokenizer.vocab_size() > config.vocab_size
         {
             return Err(config_error(format!(
@@ -312,23 +348,8 @@ impl Loader {
             .at(&self.path));
         }
         let mut end_ids = checkpoint.generation_defaults()?.eos;
-        end_ids.extend(tokenizer.iter().flat_map(Tokenizer::eog_ids));
-        let weights = Weights::load(checkpoint, &config, self.quantize, &*self.progress)
-            .map_err(|error| error.at(&self.path))?;
-        let rope = RopeTable::new(&config.rope, context);
-        let wanted = Wanted::new(&weights);
-        let engine = Engine { team: Team::new(threads)?, scratch: Scratch::default() };
-        Ok(Model(Arc::new(Inner {
-            path: self.path,
-            graph: Graph { config, weights, kernels, rope, wanted },
-            tokenizer,
-            tokenizer_error,
-            end_ids,
-            context,
-            kv: self.kv,
-            threads,
-            engine: Mutex::new(engine),
-        })))
+        end_ids.extend(tokenizer.iter().flatten().flat_map(Tokenizer::eog_ids));
+        Ok((tokenizer, end_ids))
     }
 
     /// Packs the model into a file at `path` that is mapped and used as it lies: it opens with no
@@ -351,10 +372,15 @@ impl Loader {
     /// written; [`ErrorKind::Input`](crate::ErrorKind::Input) for a model that is packed already.
     pub fn pack(mut self, path: impl AsRef<Path>) -> Result<()> {
         self.check_quantize()?;
+        let threads = choose_threads(self.threads)?;
         let checkpoint = self.checkpoint()?;
-        let config = checkpoint.config()?;
-        save(&checkpoint, &config, self.quantize, path.as_ref(), &*self.progress)
-            .map_err(|error| error.at(&self.path))
+        let spec = checkpoint.spec(&checkpoint.decoder()?)?;
+        let path = path.as_ref();
+        let saved = on_threads(threads, || {
+            let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
+            save(&checkpoint, &spec, self.quantize, path, &watch)
+        })?;
+        saved.map_err(|error| error.at(&self.path))
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
@@ -372,6 +398,15 @@ impl Loader {
             }
         }
     }
+}
+
+/// Runs `work` where its parallel parts take that many threads.
+fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|error| {
+        Error::new(ErrorKind::Worker, "cannot start threads for loading").because(error)
+    })?;
+    Ok(pool.install(work))
 }
 
 fn choose_kernels(isa: Option<Isa>, deterministic: bool) -> Result<&'static Kernels> {

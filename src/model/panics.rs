@@ -4,7 +4,7 @@ use crate::error::{ErrorKind, Result};
 use crate::model::Model;
 use crate::session::Session;
 use crate::synthetic::{Mixture, Shape, save};
-use crate::threads::{fault, lock};
+use crate::threads::fault;
 
 const THREADS: usize = 3;
 /// More than one block of rows for attention, and no whole number of them.
@@ -38,7 +38,7 @@ fn arm(model: &Model, culprit: usize, steps: Option<usize>) {
         }
         Ok(())
     };
-    lock(&model.0.engine).team.run(&arm).unwrap();
+    model.0.queue.with_team(|team| team.run(&arm).unwrap());
 }
 
 fn prompt(session: &mut Session) -> Result<Vec<f32>> {

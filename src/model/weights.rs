@@ -6,13 +6,14 @@ mod plan;
 
 use std::sync::Arc;
 
-use goldcrest_kernels::{Format, PANEL_ROWS, unpack_row};
+use goldcrest_kernels::{Activation, Format, PANEL_ROWS, unpack_row};
 
-use crate::config::Config;
 use crate::error::Result;
 use crate::load::{Buffer, Checkpoint, Tensor};
+use crate::spec::{Named, Spec, Stage};
 pub(crate) use file::save;
-use plan::{Parts, Plan};
+pub(crate) use pack::Watch;
+use plan::{Plan, Planned};
 
 /// A matrix in panels, somewhere in the buffer.
 #[derive(Debug, Clone)]
@@ -31,49 +32,53 @@ impl Matrix {
         self.rows.div_ceil(PANEL_ROWS)
     }
 
+    /// The form of activations that it is multiplied with.
+    pub(crate) fn kind(&self) -> Activation {
+        self.format.activation()
+    }
+
     fn panel_bytes(&self) -> usize {
         self.format.panel_bytes(self.k)
     }
 }
 
-/// A matrix and what is added to its product.
+/// The stage of weights that are ready to run.
 #[derive(Debug)]
-pub(crate) struct Linear {
-    pub(crate) matrix: Matrix,
-    /// As many as the matrix has rows, or none.
-    pub(crate) bias: Vec<f32>,
+pub(crate) struct Loaded;
+
+impl Stage for Loaded {
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+    type Rows = Table;
+    type Bank = Vec<Expert>;
 }
 
-/// Per-head norms of queries and keys.
+/// One expert: a run of pages of its own.
 #[derive(Debug)]
-pub(crate) struct QkNorm {
-    pub(crate) q: Vec<f32>,
-    pub(crate) k: Vec<f32>,
-}
-
-/// One transformer block.
-#[derive(Debug)]
-pub(crate) struct Layer {
-    pub(crate) attn_norm: Vec<f32>,
-    /// Queries, keys, values.
-    pub(crate) qkv: [Linear; 3],
-    pub(crate) qk_norm: Option<QkNorm>,
-    pub(crate) attn_output: Matrix,
-    pub(crate) ffn_norm: Vec<f32>,
-    /// Their panels alternate, so that one claim reads both in one stream.
-    pub(crate) gate: Matrix,
-    pub(crate) up: Matrix,
+pub(crate) struct Expert {
+    pub(crate) gate_up: [Matrix; 2],
     pub(crate) down: Matrix,
 }
 
-/// Where a token's embedding comes from.
-enum Embedding {
-    /// The output matrix, packed once for both.
-    Tied,
+/// Rows that are looked up one by one, as the file has them.
+#[derive(Debug)]
+pub(crate) enum Table {
     /// Rows of the open file: a look-up reads one.
     Mapped(Arc<Checkpoint>, Tensor, Format),
     /// Rows copied from a file that was read whole, so that the rest of it could be freed.
     Copied(Buffer, Format),
+}
+
+impl Table {
+    /// Row `id` as floats.
+    fn row(&self, id: usize, vocab: usize, out: &mut [f32]) {
+        let (rows, format) = match self {
+            Self::Mapped(checkpoint, tensor, format) => (checkpoint.data(tensor), format),
+            Self::Copied(rows, format) => (&rows[..], format),
+        };
+        let len = rows.len() / vocab;
+        format.dequantize(&rows[id * len..][..len], out);
+    }
 }
 
 /// Where the panels are.
@@ -96,44 +101,40 @@ impl Panels {
 /// All weights of a model.
 pub(crate) struct Weights {
     panels: Panels,
-    embedding: Embedding,
-    pub(crate) layers: Vec<Layer>,
-    pub(crate) output_norm: Vec<f32>,
-    pub(crate) output: Matrix,
+    pub(crate) spec: Spec<Loaded>,
     /// Bytes that one token's forward pass reads.
     pub(crate) bytes_per_token: u64,
 }
 
 impl Weights {
-    /// Packs the weights of `checkpoint`, unless they are; `quantize` turns its float matrices into
-    /// that format.
-    /// `progress` hears of bytes done and of all.
+    /// Packs the weights of `checkpoint`, unless they are, into the blocks of `spec`; `quantize` turns
+    /// its float matrices into that format.
     pub(crate) fn load(
         checkpoint: Checkpoint,
-        config: &Config,
+        spec: &Spec<Named>,
         quantize: Option<Format>,
-        progress: &(dyn Fn(u64, u64) + Sync),
+        watch: &Watch<'_>,
     ) -> Result<Self> {
         let mut plan = Plan::new(&checkpoint, quantize);
-        let Parts { layers, output_norm, output, rows } = plan.model(config)?;
-        let mut bytes_per_token = plan.total() as u64;
+        let Planned { spec, rows } = plan.model(spec)?;
+        let mut bytes_per_token = plan.per_token();
         let rows = rows.map(|(tensor, format)| (tensor.clone(), format));
         let buffer = match checkpoint.panels() {
             Some(_) => None,
-            None => Some(pack::pack(&checkpoint, &plan, progress)?),
+            None => Some(pack::pack(&checkpoint, &plan, watch)?),
         };
         let checkpoint = Arc::new(checkpoint);
-        let embedding = match rows {
-            None => Embedding::Tied,
+        let embed = match rows {
+            None => None,
             Some((tensor, format)) => {
                 bytes_per_token += tensor.row_bytes() as u64;
-                if checkpoint.is_mapped() || buffer.is_none() {
-                    Embedding::Mapped(Arc::clone(&checkpoint), tensor, format)
+                Some(if checkpoint.is_mapped() || buffer.is_none() {
+                    Table::Mapped(Arc::clone(&checkpoint), tensor, format)
                 } else {
                     let mut copy = Buffer::zeroed(tensor.byte_len())?;
                     copy.as_mut_slice().copy_from_slice(checkpoint.data(&tensor));
-                    Embedding::Copied(copy, format)
-                }
+                    Table::Copied(copy, format)
+                })
             }
         };
         let panels = match buffer {
@@ -143,7 +144,7 @@ impl Weights {
                 Panels::File(checkpoint)
             }
         };
-        Ok(Self { panels, embedding, layers, output_norm, output, bytes_per_token })
+        Ok(Self { panels, spec: Spec { embed, ..spec }, bytes_per_token })
     }
 
     /// Panels `first..first + count` of `matrix`, which no other interleaves.
@@ -172,20 +173,13 @@ impl Weights {
 
     /// Writes the embedding of token `id`, which must be below the vocabulary's size.
     pub(crate) fn embed(&self, id: u32, out: &mut [f32]) {
-        let id = id as usize;
-        let row = |rows: &[u8], format: Format, out: &mut [f32]| {
-            let len = rows.len() / self.output.rows;
-            format.dequantize(&rows[id * len..][..len], out);
-        };
-        match &self.embedding {
-            Embedding::Tied => {
-                let panel = self.panel(&self.output, id / PANEL_ROWS);
-                unpack_row(self.output.format, panel, id % PANEL_ROWS, out);
+        let (id, head) = (id as usize, &self.spec.head);
+        match &self.spec.embed {
+            Some(table) => table.row(id, self.spec.vocab, out),
+            None => {
+                let panel = self.panel(head, id / PANEL_ROWS);
+                unpack_row(head.format, panel, id % PANEL_ROWS, out);
             }
-            Embedding::Mapped(checkpoint, tensor, format) => {
-                row(checkpoint.data(tensor), *format, out);
-            }
-            Embedding::Copied(rows, format) => row(rows, *format, out),
         }
     }
 }

@@ -28,7 +28,7 @@ impl Generation {
         params.validate()?;
         let GenerationParams { sampling, max_tokens, stop, ignore_eos, cancel } = params;
         let model = &session.model;
-        let mut sampler = Sampler::with_kernels(sampling, session.logits.len(), model.kernels())?;
+        let mut sampler = Sampler::with_kernels(sampling, session.vocab(), model.kernels())?;
         session.ids.iter().for_each(|&id| sampler.accept(id));
         let text = match model.tokenizer() {
             Ok(tokenizer) => Some(Text::new(tokenizer, &session.ids, stop)?),
@@ -79,9 +79,9 @@ impl Generation {
         if self.cancel.is_cancelled() {
             return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
         }
-        let ran = session.cache.len() < session.ids.len();
+        let ran = session.covered() < session.ids.len();
         session.catch_up(&self.cancel)?;
-        let choice = self.sampler.choose(&session.logits)?;
+        let choice = self.sampler.choose(&session.run.logits)?;
         self.sampler.accept(choice.id);
         self.left -= 1;
         self.full = session.ids.len() == session.context();

@@ -72,7 +72,8 @@ impl Mixture {
     /// The rules are those of llama.cpp's quantiser for dense models, without an importance
     /// matrix.
     pub fn type_of(&self, name: &str, shape: &[usize], n_layers: usize, tied: bool) -> GgmlType {
-        if shape.len() < 2 {
+        // A router is small, and chooses.
+        if shape.len() < 2 || name.ends_with("ffn_gate_inp.weight") {
             return GgmlType::F32;
         }
         let k = shape[shape.len() - 1];
@@ -102,7 +103,7 @@ impl Mixture {
         let eighth = n_layers / 8;
         let first = match part {
             "attn_v.weight" => 4,
-            "ffn_down.weight" => eighth,
+            "ffn_down.weight" | "ffn_down_exps.weight" => eighth,
             _ => return None,
         };
         match self.more {

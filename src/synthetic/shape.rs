@@ -1,15 +1,18 @@
 //! The dimensions of published models.
 
-use crate::config::{Arch, Config, Rope, RopeScaling};
-use crate::load::expected_tensors;
+use crate::arch::{Decoder, Keys, Source};
+use crate::config::Config;
+use crate::error::Result;
+use crate::load::{Metadata, Value};
+use crate::spec::{Slot, Slots};
 
 /// The dimensions of a model, as its publisher's config.json gives them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
     /// The model's name.
     pub name: &'static str,
-    /// Its architecture.
-    pub arch: Arch,
+    /// Its architecture, as `general.architecture` of a GGUF file names it.
+    pub arch: &'static str,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Width of the feed-forward layer.
@@ -34,6 +37,10 @@ pub struct Shape {
     pub norm_eps: f32,
     /// The longest context.
     pub context_length: usize,
+    /// Positions that a token sees in the layers that have a window.
+    pub window: Option<usize>,
+    /// Experts of a layer, how many a token goes through, and their width.
+    pub experts: Option<[usize; 3]>,
     /// The pre-tokenizer's name in GGUF files.
     pub pre: &'static str,
 }
@@ -43,7 +50,7 @@ impl Shape {
     pub const ALL: &'static [Self] = &[
         Self {
             name: "smollm2-135m",
-            arch: Arch::Llama,
+            arch: "llama",
             hidden: 576,
             ffn: 1536,
             n_layers: 30,
@@ -56,11 +63,13 @@ impl Shape {
             llama3_rope: false,
             norm_eps: 1e-5,
             context_length: 8192,
+            window: None,
+            experts: None,
             pre: "smollm",
         },
         Self {
             name: "qwen2.5-0.5b",
-            arch: Arch::Qwen2,
+            arch: "qwen2",
             hidden: 896,
             ffn: 4864,
             n_layers: 24,
@@ -73,11 +82,13 @@ impl Shape {
             llama3_rope: false,
             norm_eps: 1e-6,
             context_length: 32768,
+            window: None,
+            experts: None,
             pre: "qwen2",
         },
         Self {
             name: "qwen3-0.6b",
-            arch: Arch::Qwen3,
+            arch: "qwen3",
             hidden: 1024,
             ffn: 3072,
             n_layers: 28,
@@ -90,11 +101,13 @@ impl Shape {
             llama3_rope: false,
             norm_eps: 1e-6,
             context_length: 40960,
+            window: None,
+            experts: None,
             pre: "qwen2",
         },
         Self {
             name: "llama-3.2-1b",
-            arch: Arch::Llama,
+            arch: "llama",
             hidden: 2048,
             ffn: 8192,
             n_layers: 16,
@@ -107,11 +120,13 @@ impl Shape {
             llama3_rope: true,
             norm_eps: 1e-5,
             context_length: 131072,
+            window: None,
+            experts: None,
             pre: "llama-bpe",
         },
         Self {
             name: "deepseek-r1-distill-qwen-1.5b",
-            arch: Arch::Qwen2,
+            arch: "qwen2",
             hidden: 1536,
             ffn: 8960,
             n_layers: 28,
@@ -124,7 +139,66 @@ impl Shape {
             llama3_rope: false,
             norm_eps: 1e-6,
             context_length: 131072,
+            window: None,
+            experts: None,
             pre: "deepseek-r1-qwen",
+        },
+        Self {
+            name: "gemma-3-270m",
+            arch: "gemma3",
+            hidden: 640,
+            ffn: 2048,
+            n_layers: 18,
+            n_heads: 4,
+            n_kv_heads: 1,
+            head_dim: 256,
+            vocab: 262144,
+            tied: true,
+            rope_theta: 1e6,
+            llama3_rope: false,
+            norm_eps: 1e-6,
+            context_length: 32768,
+            window: Some(512),
+            experts: None,
+            pre: "qwen2",
+        },
+        Self {
+            name: "qwen3-30b-a3b",
+            arch: "qwen3moe",
+            hidden: 2048,
+            ffn: 6144,
+            n_layers: 48,
+            n_heads: 32,
+            n_kv_heads: 4,
+            head_dim: 128,
+            vocab: 151936,
+            tied: false,
+            rope_theta: 1e6,
+            llama3_rope: false,
+            norm_eps: 1e-6,
+            context_length: 40960,
+            window: None,
+            experts: Some([128, 8, 768]),
+            pre: "qwen2",
+        },
+        Self {
+            name: "mixtral-8x7b",
+            arch: "llama",
+            hidden: 4096,
+            ffn: 14336,
+            n_layers: 32,
+            n_heads: 32,
+            n_kv_heads: 8,
+            head_dim: 128,
+            vocab: 32000,
+            tied: false,
+            rope_theta: 1e6,
+            llama3_rope: false,
+            norm_eps: 1e-5,
+            context_length: 32768,
+            window: None,
+            experts: Some([8, 2, 14336]),
+            pre: "default",
         },
     ];
 
@@ -134,43 +208,76 @@ impl Shape {
     }
 
     /// The shape as the engine's configuration.
-    pub fn config(&self) -> Config {
-        let scaling = match self.rope_factors() {
-            Some(factors) => RopeScaling::Factors(factors),
-            None => RopeScaling::None,
-        };
-        Config {
-            arch: self.arch,
-            vocab_size: self.vocab,
-            hidden: self.hidden,
-            ffn: self.ffn,
-            n_layers: self.n_layers,
-            n_heads: self.n_heads,
-            n_kv_heads: self.n_kv_heads,
-            head_dim: self.head_dim,
-            context_length: self.context_length,
-            norm_eps: self.norm_eps,
-            rope: Rope {
-                theta: self.rope_theta,
-                dim: self.head_dim,
-                style: self.arch.row().gguf_rope,
-                scaling,
-            },
-            windows: vec![None; self.n_layers],
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for numbers that do not fit one another,
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an unknown architecture.
+    pub fn config(&self) -> Result<Config> {
+        Ok(self.decoder()?.config)
+    }
+
+    fn decoder(&self) -> Result<Decoder> {
+        let metadata = self.keys()?;
+        Decoder::read(Source {
+            keys: Keys::Gguf { metadata: &metadata, arch: self.arch },
+            rope_factors: self.rope_factors().as_deref(),
+            embedding_rows: None,
+        })
+    }
+
+    /// The keys of the model's numbers.
+    pub(super) fn keys(&self) -> Result<Metadata> {
+        let mut metadata = Metadata::default();
+        let count = |n: usize| Value::U32(n as u32);
+        for (key, value) in [
+            ("context_length", count(self.context_length)),
+            ("embedding_length", count(self.hidden)),
+            ("block_count", count(self.n_layers)),
+            ("feed_forward_length", count(self.ffn)),
+            ("attention.head_count", count(self.n_heads)),
+            ("attention.head_count_kv", count(self.n_kv_heads)),
+            ("attention.key_length", count(self.head_dim)),
+            ("attention.value_length", count(self.head_dim)),
+            ("attention.layer_norm_rms_epsilon", Value::F32(self.norm_eps)),
+            ("rope.freq_base", Value::F32(self.rope_theta)),
+            ("rope.dimension_count", count(self.head_dim)),
+            ("vocab_size", count(self.vocab)),
+        ] {
+            metadata.insert(format!("{}.{key}", self.arch), value)?;
         }
+        if let Some(window) = self.window {
+            metadata.insert(format!("{}.attention.sliding_window", self.arch), count(window))?;
+        }
+        if let Some(experts) = self.experts {
+            let keys = ["expert_count", "expert_used_count", "expert_feed_forward_length"];
+            for (key, n) in keys.into_iter().zip(experts) {
+                metadata.insert(format!("{}.{key}", self.arch), count(n))?;
+            }
+        }
+        Ok(metadata)
     }
 
     /// Name and shape (outermost dimension first) of every tensor of weights.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let config = self.config();
-        let tensors = expected_tensors(&config);
-        tensors.filter(|(name, _)| !self.tied || name != "output.weight").collect()
+    ///
+    /// # Errors
+    /// As [`config`](Self::config).
+    pub fn tensors(&self) -> Result<Vec<(String, Vec<usize>)>> {
+        let mut tensors = Vec::new();
+        let mut visit = |slot: &Slot| {
+            tensors.push((slot.name.clone(), slot.shape.clone()));
+            Ok(())
+        };
+        self.decoder()?.spec(&mut Slots::new(&mut visit), self.tied)?;
+        Ok(tensors)
     }
 
     /// Number of weights, embeddings included.
-    pub fn parameters(&self) -> u64 {
+    ///
+    /// # Errors
+    /// As [`config`](Self::config).
+    pub fn parameters(&self) -> Result<u64> {
         let count = |(_, shape): (_, Vec<usize>)| shape.iter().product::<usize>() as u64;
-        self.tensors().into_iter().map(count).sum()
+        Ok(self.tensors()?.into_iter().map(count).sum())
     }
 
     /// Llama 3.2's stretch of the rope, one divisor per pair of dimensions: wavelengths above
@@ -211,17 +318,21 @@ mod tests {
             ("qwen3-0.6b", 596_049_920),
             ("llama-3.2-1b", 1_235_814_400),
             ("deepseek-r1-distill-qwen-1.5b", 1_777_088_000),
+            ("gemma-3-270m", 268_098_176),
+            ("qwen3-30b-a3b", 30_532_122_624),
+            ("mixtral-8x7b", 46_702_792_704),
         ];
         assert_eq!(published.len(), Shape::ALL.len());
         for (name, parameters) in published {
-            assert_eq!(Shape::by_name(name).unwrap().parameters(), parameters, "{name}");
+            let shape = Shape::by_name(name).unwrap();
+            assert_eq!(shape.parameters().unwrap(), parameters, "{name}");
         }
     }
 
     #[test]
     fn configurations_are_sound() {
         for shape in Shape::ALL {
-            shape.config().check().unwrap();
+            assert_eq!(shape.config().unwrap().windows().len(), shape.n_layers);
         }
         assert!(Shape::by_name("SmolLM2-135M").is_some());
         assert!(Shape::by_name("gpt-2").is_none());

@@ -11,6 +11,7 @@ mod cores;
 #[cfg(test)]
 pub(crate) mod fault;
 mod gate;
+mod scattered;
 mod shared;
 mod stamp;
 mod sync;
@@ -20,6 +21,7 @@ use crate::error::Result;
 pub(crate) use barrier::Poisoned;
 pub(crate) use cores::choose_threads;
 pub(crate) use gate::lock;
+pub(crate) use scattered::{RowList, Scattered};
 pub(crate) use shared::Shared;
 pub(crate) use team::{Team, Worker};
 

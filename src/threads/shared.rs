@@ -28,9 +28,9 @@ unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
 
 /// Marks a section in which a buffer is read; grids have their own numbers below it.
 const READ: u64 = 0xf;
-/// Bits of a block's height, width and first row in a stamp.
-const BITS: u32 = 14;
-const _: () = assert!(READ << (3 * BITS) < 1 << USE_BITS);
+/// Bits of a block's height and width in a stamp.
+const BITS: u32 = 21;
+const _: () = assert!(READ << (2 * BITS) < 1 << USE_BITS);
 
 impl<'a, T> Shared<'a, T> {
     /// `data` as rows of `stride`; a last partial row is left out.
@@ -52,7 +52,7 @@ impl<'a, T> Shared<'a, T> {
     /// # Panics
     /// When a worker writes the buffer in the same section.
     pub(crate) fn read<'w>(&'w self, worker: &'w Worker<'_>) -> &'w [T] {
-        self.enter(worker, READ << (3 * BITS));
+        self.enter(worker, READ << (2 * BITS));
         // SAFETY: the memory is borrowed for 'a, which outlives 'w. `enter` made sure that no
         // grid of this section hands out blocks, and later sections begin at a barrier, which
         // needs the worker mutably and so ends 'w.
@@ -74,56 +74,50 @@ impl<'a, T> Shared<'a, T> {
         rows: usize,
         cols: usize,
     ) -> Grid<'w, T> {
-        self.grid_from(worker, 0, rows, cols)
-    }
-
-    /// A grid whose first block is in row `first`.
-    pub(crate) fn grid_from<'w>(
-        &'w self,
-        worker: &'w Worker<'_>,
-        first: usize,
-        rows: usize,
-        cols: usize,
-    ) -> Grid<'w, T> {
         let (rows, cols) = (rows.min(self.rows).max(1), cols.min(self.stride).max(1));
         let number = worker.grids.get() + 1;
         assert!(u64::from(number) < READ, "too many grids between two barriers");
         worker.grids.set(number);
         // All rows or columns are 0, so that they fit however many they are.
         let code = |n: usize, whole: usize| if n == whole { 0 } else { n as u64 };
-        let geometry =
-            [u64::from(number), first as u64, code(rows, self.rows), code(cols, self.stride)];
+        let geometry = [u64::from(number), code(rows, self.rows), code(cols, self.stride)];
         let fits = geometry.iter().all(|&n| n < 1 << BITS);
-        assert!(fits, "blocks of {rows} x {cols} from row {first} are too large");
+        assert!(fits, "blocks of {rows} x {cols} are too large");
         self.enter(worker, geometry.into_iter().fold(0, |stamp, n| stamp << BITS | n));
         let across = self.stride.div_ceil(cols);
         Grid {
             data: self.data,
-            first,
             rows: self.rows,
             stride: self.stride,
             block: (rows, cols),
             across,
-            blocks: self.rows.saturating_sub(first).div_ceil(rows) * across,
+            blocks: self.rows.div_ceil(rows) * across,
             borrow: PhantomData,
         }
     }
 
     /// Claims the buffer for one use in the worker's section.
     fn enter(&self, worker: &Worker<'_>, use_: u64) {
-        #[cfg(test)]
-        super::fault::point();
-        let team = std::ptr::from_ref(worker.team).addr();
-        if let Err(why) = self.stamp.enter(team, worker.section(), use_) {
-            panic!("{why}");
-        }
+        enter(&self.stamp, worker, use_);
+    }
+}
+
+/// Claims a buffer for one use in the worker's section.
+///
+/// # Panics
+/// When it has another.
+pub(super) fn enter(stamp: &Stamp, worker: &Worker<'_>, use_: u64) {
+    #[cfg(test)]
+    super::fault::point();
+    let team = std::ptr::from_ref(worker.team).addr();
+    if let Err(why) = stamp.enter(team, worker.section(), use_) {
+        panic!("{why}");
     }
 }
 
 /// A [`Shared`] cut into blocks, each of which one claim of [`Worker::each`] gets.
 pub(crate) struct Grid<'w, T> {
     data: *mut T,
-    first: usize,
     rows: usize,
     stride: usize,
     block: (usize, usize),
@@ -150,7 +144,7 @@ impl<'w, T> Grid<'w, T> {
             assert!(column + claim.len() <= self.across, "a claim crosses the grid's edge");
             (height, claim.len())
         };
-        let (first_row, first_col) = (self.first + row * height, column * width);
+        let (first_row, first_col) = (row * height, column * width);
         let rows = rows.min(self.rows - first_row);
         let cols = (columns * width).min(self.stride - first_col);
         // SAFETY: every block of the grid begins inside the matrix, and the claim is of the grid.
@@ -183,8 +177,17 @@ impl<T> Block<'_, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data, self.rows * self.stride) }
     }
 
+    #[cfg(test)]
     pub(crate) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Rows `first..first + rows` of the block.
+    pub(crate) fn some_rows(&mut self, first: usize, rows: usize) -> Block<'_, T> {
+        assert!(rows > 0 && first + rows <= self.rows, "rows beyond the block");
+        // SAFETY: the first of the rows lies inside the block.
+        let data = unsafe { self.data.add(first * self.stride) };
+        Block { data, rows, cols: self.cols, stride: self.stride, borrow: PhantomData }
     }
 
     pub(crate) fn cols(&self) -> usize {

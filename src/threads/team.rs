@@ -182,6 +182,11 @@ impl Worker<'_> {
         self.index
     }
 
+    /// Workers of the team.
+    pub(crate) fn team_size(&self) -> usize {
+        self.team.barrier.size()
+    }
+
     /// Barriers passed in this job, and one.
     ///
     /// # Panics

@@ -85,7 +85,7 @@ pub fn random(seed: u64, max_tokens: usize) -> GenerationParams {
 
 /// Rows of the model's logits.
 pub fn vocabulary(model: &Model) -> usize {
-    model.config().vocab_size
+    model.config().vocab_size()
 }
 
 /// The logits after each of `ids`, from an empty context.

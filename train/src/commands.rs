@@ -152,7 +152,7 @@ fn loss(corpus: &Path, path: &Path, tokenizer: &Path) -> Result<()> {
         }
     }
     let text = Stream::new(&tokenizer, &stories)?;
-    let loss = evaluate::loss(&model, &text, model.config().context_length)?;
+    let loss = evaluate::loss(&model, &text, model.config().context_length())?;
     say(format_args!(
         "{}: {:.4} nats per token, {:.4} bits per byte ({} tokens, {} bytes)",
         path.display(),

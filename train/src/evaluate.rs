@@ -30,7 +30,7 @@ pub fn open(path: &Path) -> Result<goldcrest::Model> {
 /// [`Error::Engine`](crate::Error::Engine).
 pub fn loss(model: &goldcrest::Model, text: &Stream, context: usize) -> Result<Loss> {
     let mut session = model.session()?;
-    let vocab = model.config().vocab_size;
+    let vocab = model.config().vocab_size();
     let (mut sum, mut tokens) = (0.0, 0);
     for batch in text.sequences(context) {
         session.clear();

@@ -231,7 +231,7 @@ impl Test {
 
     fn run(&self, session: &mut Session) -> goldcrest::Result<()> {
         session.clear();
-        let vocab = session.model().config().vocab_size as u32;
+        let vocab = session.model().config().vocab_size() as u32;
         let ids: Vec<u32> = token_ids(vocab).take(self.tokens).collect();
         ids.chunks(self.batch).try_for_each(|ids| session.push(ids))
     }

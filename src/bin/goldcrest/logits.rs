@@ -47,7 +47,7 @@ pub(crate) fn logits(args: &LogitsArgs) -> Result<(), Failure> {
 
 /// All that may be wrong with the tokens, before the file is touched.
 fn check(model: &Model, ids: &[u32]) -> Result<(), Failure> {
-    let vocab = model.config().vocab_size;
+    let vocab = model.config().vocab_size();
     if ids.is_empty() {
         return Err(Failure::usage("the prompt is empty"));
     }
@@ -66,7 +66,7 @@ fn write(model: &Model, ids: &[u32], path: &Path) -> Result<(), Failure> {
     let mut session = model.session().map_err(Failure::of_arguments)?;
     let at = |error: io::Error| Error::io(path, error);
     let mut out = BufWriter::new(File::create(path).map_err(at)?);
-    out.write_all(&header(ids.len(), model.config().vocab_size)).map_err(at)?;
+    out.write_all(&header(ids.len(), model.config().vocab_size())).map_err(at)?;
     for ids in ids.chunks(ROWS) {
         for logit in session.logits_all(ids)? {
             out.write_all(&logit.to_le_bytes()).map_err(at)?;

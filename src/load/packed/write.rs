@@ -21,8 +21,9 @@ use crate::load::{Checkpoint, Origin};
 const VECTOR_ALIGNMENT: usize = 64;
 
 /// A matrix in the section of panels.
-pub(crate) struct Placed<'a> {
-    pub(crate) tensor: &'a Tensor,
+pub(crate) struct Placed {
+    pub(crate) name: String,
+    pub(crate) shape: [usize; 2],
     /// The format that it has there.
     pub(crate) format: Format,
     pub(crate) offset: usize,
@@ -33,7 +34,7 @@ pub(crate) struct Placed<'a> {
 pub(crate) struct Contents<'a> {
     pub(crate) vectors: Vec<&'a Tensor>,
     pub(crate) rows: Option<&'a Tensor>,
-    pub(crate) panels: Vec<Placed<'a>>,
+    pub(crate) panels: Vec<Placed>,
     /// Bytes of all panels.
     pub(crate) panel_bytes: usize,
 }
@@ -173,14 +174,14 @@ fn describe(head: &mut Vec<u8>, checkpoint: &Checkpoint, contents: &Contents<'_>
     head.extend((count as u64).to_le_bytes());
     let mut at = 0;
     for tensor in vectors {
-        put_tensor(head, tensor, GgmlType::F32, at, 0);
+        put_tensor(head, (&tensor.name, &tensor.shape), GgmlType::F32, at, 0);
         at += vector_bytes(tensor.elements());
     }
     if let Some(tensor) = rows {
-        put_tensor(head, tensor, tensor.ty, 0, 0);
+        put_tensor(head, (&tensor.name, &tensor.shape), tensor.ty, 0, 0);
     }
-    for Placed { tensor, format, offset, stride } in panels {
-        put_tensor(head, tensor, type_of(*format), *offset, *stride);
+    for Placed { name, shape, format, offset, stride } in panels {
+        put_tensor(head, (name, shape), type_of(*format), *offset, *stride);
     }
     [at, rows.map_or(0, Tensor::byte_len), *panel_bytes]
 }
@@ -208,10 +209,16 @@ fn type_of(format: Format) -> GgmlType {
     GgmlType::ALL.iter().find(same).copied().expect("a format has the name of a type")
 }
 
-fn put_tensor(head: &mut Vec<u8>, tensor: &Tensor, ty: GgmlType, offset: usize, stride: usize) {
-    put_string(head, &tensor.name);
-    head.extend((tensor.shape.len() as u32).to_le_bytes());
-    for &dim in tensor.shape.iter().rev() {
+fn put_tensor(
+    head: &mut Vec<u8>,
+    (name, shape): (&str, &[usize]),
+    ty: GgmlType,
+    offset: usize,
+    stride: usize,
+) {
+    put_string(head, name);
+    head.extend((shape.len() as u32).to_le_bytes());
+    for &dim in shape.iter().rev() {
         head.extend((dim as u64).to_le_bytes());
     }
     head.extend(ty.id().to_le_bytes());

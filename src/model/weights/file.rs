@@ -4,29 +4,31 @@ use std::path::Path;
 
 use goldcrest_kernels::Format;
 
-use super::pack::{pack_batch, panels_at_once};
-use super::plan::{Parts, Plan, Source, values};
-use crate::config::{Config, RopeScaling};
+use super::pack::{Watch, pack_batch, panels_at_once};
+use super::plan::{Plan, Planned, Source, values};
+use crate::arch::ROPE_FREQS;
+use crate::config::RopeScaling;
 use crate::error::{Result, input_error};
 use crate::load::{Checkpoint, Contents, PackedWriter, Placed, Section, vector_bytes};
+use crate::spec::{Named, Spec};
 
 /// Writes a packed file of `checkpoint` at `path`; arguments as of [`super::Weights::load`].
 ///
 /// It takes memory for the panels of one batch alone.
 pub(crate) fn save(
     checkpoint: &Checkpoint,
-    config: &Config,
+    spec: &Spec<Named>,
     quantize: Option<Format>,
     path: &Path,
-    progress: &(dyn Fn(u64, u64) + Sync),
+    watch: &Watch<'_>,
 ) -> Result<()> {
     if checkpoint.panels().is_some() {
         return Err(input_error("the model is packed already").at(checkpoint.path()));
     }
     let mut plan = Plan::new(checkpoint, quantize);
-    let Parts { rows, .. } = plan.model(config)?;
-    if let RopeScaling::Factors(_) = config.rope.scaling {
-        plan.vectors.extend(checkpoint.tensor("rope_freqs.weight"));
+    let Planned { rows, .. } = plan.model(spec)?;
+    if spec.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Factors(_))) {
+        plan.vectors.extend(checkpoint.tensor(ROPE_FREQS));
     }
     let contents = Contents {
         vectors: std::mem::take(&mut plan.vectors),
@@ -50,15 +52,16 @@ pub(crate) fn save(
     file.end(Section::Rows);
 
     file.begin(Section::Panels)?;
-    write_panels(checkpoint, &plan, &mut file, progress)?;
+    write_panels(checkpoint, &plan, &mut file, watch)?;
     file.end(Section::Panels);
     file.finish()
 }
 
-fn places<'a>(plan: &Plan<'a>) -> Vec<Placed<'a>> {
+fn places(plan: &Plan<'_>) -> Vec<Placed> {
     let sources = plan.runs.iter().flat_map(|run| &run.sources);
-    let place = |Source { tensor, matrix, .. }: &Source<'a>| Placed {
-        tensor,
+    let place = |Source { name, matrix, .. }: &Source<'_>| Placed {
+        name: name.clone(),
+        shape: [matrix.rows, matrix.k],
         format: matrix.format,
         offset: matrix.offset,
         stride: matrix.stride,
@@ -80,12 +83,12 @@ fn write_panels(
     checkpoint: &Checkpoint,
     plan: &Plan<'_>,
     file: &mut PackedWriter,
-    progress: &(dyn Fn(u64, u64) + Sync),
+    watch: &Watch<'_>,
 ) -> Result<()> {
     let total = plan.total() as u64;
     let mut at = 0;
     let mut batch = Vec::new();
-    progress(0, total);
+    watch.done(0, total)?;
     for run in &plan.runs {
         file.write(&vec![0; run.offset - at])?;
         at = run.offset;
@@ -95,7 +98,7 @@ fn write_panels(
             pack_batch(checkpoint, run, first, &mut batch)?;
             file.write(&batch)?;
             at += batch.len();
-            progress(at as u64, total);
+            watch.done(at as u64, total)?;
         }
     }
     Ok(())

@@ -4,32 +4,48 @@ use goldcrest_kernels::{PANEL_ROWS, pack_panel};
 use rayon::prelude::*;
 
 use super::plan::{Plan, Run, Source};
-use crate::error::{Result, unsupported};
+use crate::error::{Error, ErrorKind, Result, unsupported};
 use crate::load::{Buffer, Checkpoint, check_finite};
+use crate::session::CancelToken;
 
 /// Source bytes that are packed before their pages go back to the system.
 const BATCH: usize = 16 << 20;
 
+/// How packing is watched, stopped and spread over threads.
+pub(crate) struct Watch<'a> {
+    /// Hears of bytes done and of all.
+    pub(crate) progress: &'a (dyn Fn(u64, u64) + Sync),
+    pub(crate) cancel: &'a CancelToken,
+}
+
+impl Watch<'_> {
+    /// # Errors
+    /// [`ErrorKind::Cancelled`].
+    pub(super) fn done(&self, bytes: u64, of: u64) -> Result<()> {
+        (self.progress)(bytes, of);
+        if self.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "loading was cancelled"));
+        }
+        Ok(())
+    }
+}
+
 /// Packs every run of the plan into one buffer.
-pub(super) fn pack(
-    checkpoint: &Checkpoint,
-    plan: &Plan<'_>,
-    progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<Buffer> {
+pub(super) fn pack(checkpoint: &Checkpoint, plan: &Plan<'_>, watch: &Watch<'_>) -> Result<Buffer> {
     let mut buffer = Buffer::zeroed(plan.total())?;
     let total = plan.total() as u64;
     let mut done = 0;
-    progress(0, total);
+    watch.done(0, total)?;
     for run in &plan.runs {
         let out = &mut buffer.as_mut_slice()[run.offset..][..run.stride * run.panels];
         let batch = panels_at_once(run);
         for (first, out) in (0..).step_by(batch).zip(out.chunks_mut(batch * run.stride)) {
             pack_batch(checkpoint, run, first, out)?;
             done += out.len() as u64;
-            progress(done, total);
+            watch.done(done, total)?;
         }
     }
-    progress(total, total);
+    watch.done(total, total)?;
     Ok(buffer)
 }
 
@@ -47,10 +63,12 @@ pub(super) fn pack_batch(
     out: &mut [u8],
 ) -> Result<()> {
     pack_panels(checkpoint, run, first, out)?;
-    for Source { tensor, .. } in &run.sources {
-        let row = tensor.row_bytes();
-        let rows = first * PANEL_ROWS..(first + out.len() / run.stride) * PANEL_ROWS;
-        checkpoint.release(tensor, rows.start * row..rows.end * row);
+    for source in &run.sources {
+        let row = source.tensor.row_bytes();
+        let panels = first..first + out.len() / run.stride;
+        let end = (panels.end * PANEL_ROWS).min(source.matrix.rows);
+        let rows = source.first + panels.start * PANEL_ROWS..source.first + end;
+        checkpoint.release(source.tensor, rows.start * row..rows.end * row);
     }
     Ok(())
 }
@@ -76,10 +94,10 @@ fn pack_one(
     out: &mut [u8],
     (values, quantized): &mut (Vec<f32>, Vec<u8>),
 ) -> Result<()> {
-    let Source { tensor, from, matrix } = source;
+    let Source { tensor, from, matrix, .. } = source;
     let row = tensor.row_bytes();
-    let first = panel * PANEL_ROWS;
-    let rows = PANEL_ROWS.min(matrix.rows - first);
+    let rows = PANEL_ROWS.min(matrix.rows - panel * PANEL_ROWS);
+    let first = source.first + panel * PANEL_ROWS;
     let bytes = &checkpoint.data(tensor)[first * row..][..rows * row];
     check_finite(tensor.ty, bytes).map_err(|block| {
         let at = first + block * from.block_bytes() / row;

@@ -1,11 +1,11 @@
-//! What to pack and where: the tensors of each layer, checked against the configuration.
+//! What to pack and where: from the names of a model's blocks to its weights.
 
 use goldcrest_kernels::{Format, PANEL_ROWS};
 
-use super::{Layer, Linear, Matrix, QkNorm};
-use crate::config::Config;
+use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Tensor, check_finite};
+use crate::spec::{Attention, Block, Dense, Experts, Linear, Mixer, Named, Norm, Slot, Spec};
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
 const PAGE: usize = 4096;
@@ -13,6 +13,10 @@ const PAGE: usize = 4096;
 /// One matrix's way from the file to the buffer.
 pub(super) struct Source<'a> {
     pub(super) tensor: &'a Tensor,
+    /// The matrix's first row in the tensor, which may hold those of all experts.
+    pub(super) first: usize,
+    /// The matrix's own name: the tensor's, or that of one expert.
+    pub(super) name: String,
     /// The format in the file.
     pub(super) from: Format,
     pub(super) matrix: Matrix,
@@ -34,35 +38,39 @@ pub(super) struct Plan<'a> {
     /// One-dimensional tensors, in the order of their use.
     pub(super) vectors: Vec<&'a Tensor>,
     end: usize,
+    /// Bytes of experts that a token does not go through.
+    idle: u64,
 }
 
-/// The weights of a model in the order of the forward pass.
-pub(super) struct Parts<'a> {
-    pub(super) layers: Vec<Layer>,
-    pub(super) output_norm: Vec<f32>,
-    pub(super) output: Matrix,
-    /// The embedding's rows, where it is not the output matrix.
+/// A model, but for the embedding's rows.
+pub(super) struct Planned<'a> {
+    pub(super) spec: Spec<Loaded>,
+    /// The embedding's rows, where it is not the head.
     pub(super) rows: Option<(&'a Tensor, Format)>,
 }
 
 impl<'a> Plan<'a> {
     pub(super) fn new(checkpoint: &'a Checkpoint, quantize: Option<Format>) -> Self {
-        Self { checkpoint, quantize, runs: Vec::new(), vectors: Vec::new(), end: 0 }
+        Self { checkpoint, quantize, runs: Vec::new(), vectors: Vec::new(), end: 0, idle: 0 }
     }
 
-    /// All of a model.
-    pub(super) fn model(&mut self, config: &Config) -> Result<Parts<'a>> {
-        let mut layers = Vec::with_capacity(config.n_layers);
-        for index in 0..config.n_layers {
-            layers.push(self.layer(config, index)?);
-        }
-        let output_norm = self.vector("output_norm.weight", config.hidden)?;
-        let table = [config.vocab_size, config.hidden];
-        let tied = self.checkpoint.tensor("output.weight").is_none();
-        let name = if tied { "token_embd.weight" } else { "output.weight" };
-        let output = self.output(name, table)?;
-        let rows = if tied { None } else { Some(self.rows("token_embd.weight", table)?) };
-        Ok(Parts { layers, output_norm, output, rows })
+    /// All of a model, whose slots the checkpoint fills.
+    pub(super) fn model(&mut self, spec: &Spec<Named>) -> Result<Planned<'a>> {
+        let blocks = spec.blocks.iter().map(|block| self.block(block)).collect::<Result<_>>()?;
+        let norm = self.norm(&spec.norm)?;
+        let head = self.head(&spec.head)?;
+        let rows = spec.embed.as_ref().map(|slot| self.rows(slot)).transpose()?;
+        let spec = Spec {
+            vocab: spec.vocab,
+            hidden: spec.hidden,
+            embed: None,
+            embed_scale: spec.embed_scale,
+            ropes: spec.ropes.clone(),
+            blocks,
+            norm,
+            head,
+        };
+        Ok(Planned { spec, rows })
     }
 
     /// Bytes of the buffer.
@@ -70,68 +78,92 @@ impl<'a> Plan<'a> {
         self.end
     }
 
-    /// Layer `index`: one place knows the tensors of a layer.
-    fn layer(&mut self, config: &Config, index: usize) -> Result<Layer> {
-        let row = config.arch.row();
-        let (hidden, ffn) = (config.hidden, config.ffn);
-        let (q, kv) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
-        let name = |part: &str| format!("blk.{index}.{part}");
-        let mut linear = |part: &str, rows: usize| -> Result<Linear> {
-            let bias = name(&format!("{part}.bias"));
-            let bias = if row.qkv_bias { self.vector(&bias, rows)? } else { Vec::new() };
-            let matrix = self.matrix(&name(&format!("{part}.weight")), [rows, hidden])?;
-            Ok(Linear { matrix, bias })
-        };
-        let qkv = [linear("attn_q", q)?, linear("attn_k", kv)?, linear("attn_v", kv)?];
-        let qk_norm = if row.qk_norm {
-            Some(QkNorm {
-                q: self.vector(&name("attn_q_norm.weight"), config.head_dim)?,
-                k: self.vector(&name("attn_k_norm.weight"), config.head_dim)?,
-            })
-        } else {
-            None
-        };
-        let attn_output = self.matrix(&name("attn_output.weight"), [hidden, q])?;
-        let names = [name("ffn_gate.weight"), name("ffn_up.weight")];
-        let [gate, up] = self.interleaved(&names, [ffn, hidden])?;
-        Ok(Layer {
-            attn_norm: self.vector(&name("attn_norm.weight"), hidden)?,
-            qkv,
-            qk_norm,
-            attn_output,
-            ffn_norm: self.vector(&name("ffn_norm.weight"), hidden)?,
-            gate,
-            up,
-            down: self.matrix(&name("ffn_down.weight"), [hidden, ffn])?,
+    /// Bytes of it that a token reads.
+    pub(super) fn per_token(&self) -> u64 {
+        self.end as u64 - self.idle
+    }
+
+    fn block(&mut self, block: &Block<Named>) -> Result<Block<Loaded>> {
+        Ok(Block {
+            pre: self.norm(&block.pre)?,
+            mixer: match &block.mixer {
+                Mixer::Attention(mixer) => Mixer::Attention(self.attention(mixer)?),
+                Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
+                Mixer::Experts(mixer) => Mixer::Experts(self.experts(mixer)?),
+            },
+            post: block.post.as_ref().map(|norm| self.norm(norm)).transpose()?,
         })
     }
 
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix> {
-        let source = self.packed(name, shape, self.quantize)?;
+    fn norm(&mut self, norm: &Norm<Named>) -> Result<Norm<Loaded>> {
+        Ok(Norm { weight: self.vector(&norm.weight)?, eps: norm.eps })
+    }
+
+    fn attention(&mut self, mixer: &Attention<Named>) -> Result<Attention<Loaded>> {
+        let [q, k, v] = &mixer.qkv;
+        let qkv = [self.linear(q)?, self.linear(k)?, self.linear(v)?];
+        let qk_norm = match &mixer.qk_norm {
+            Some([q, k]) => Some([self.norm(q)?, self.norm(k)?]),
+            None => None,
+        };
+        let output = self.matrix(&mixer.output)?;
+        Ok(Attention { heads: mixer.heads, qkv, qk_norm, output, rope: mixer.rope })
+    }
+
+    fn linear(&mut self, linear: &Linear<Named>) -> Result<Linear<Loaded>> {
+        let bias = linear.bias.as_ref().map(|slot| self.vector(slot)).transpose()?;
+        Ok(Linear { matrix: self.matrix(&linear.matrix)?, bias })
+    }
+
+    fn dense(&mut self, mixer: &Dense<Named>) -> Result<Dense<Loaded>> {
+        let [gate, up] = &mixer.gate_up;
+        Ok(Dense {
+            ffn: mixer.ffn,
+            act: mixer.act,
+            gate_up: self.interleaved([self.whole(gate)?, self.whole(up)?])?,
+            down: self.matrix(&mixer.down)?,
+        })
+    }
+
+    fn experts(&mut self, mixer: &Experts<Named>) -> Result<Experts<Loaded>> {
+        let router = self.matrix(&mixer.router)?;
+        let before = self.end;
+        let bank = (0..mixer.count).map(|i| self.expert(&mixer.bank, i)).collect::<Result<_>>()?;
+        let all = (self.end - before) as u64;
+        self.idle += all - all * mixer.used as u64 / mixer.count as u64;
+        let Experts { count, used, ffn, act, renormalise, .. } = *mixer;
+        Ok(Experts { count, used, ffn, act, renormalise, router, bank })
+    }
+
+    fn expert(&mut self, [gate, up, down]: &[Slot; 3], index: usize) -> Result<Expert> {
+        let gate_up = [self.one_of(gate, index)?, self.one_of(up, index)?];
+        let gate_up = self.interleaved(gate_up)?;
+        let down = self.one_of(down, index)?;
+        Ok(Expert { gate_up, down: self.push(vec![down])?.remove(0) })
+    }
+
+    fn matrix(&mut self, slot: &Slot) -> Result<Matrix> {
+        let source = self.whole(slot)?;
         Ok(self.push(vec![source])?.remove(0))
     }
 
     /// The matrix of the logits. Where 4 bits are asked for it gets 8: its errors go straight
     /// into the probabilities, with no later layer to even them out.
-    fn output(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix> {
+    fn head(&mut self, slot: &Slot) -> Result<Matrix> {
         let quantize = self.quantize.map(|f| if f == Format::Q4_0 { Format::Q8_0 } else { f });
-        let source = self.packed(name, shape, quantize)?;
+        let source = self.source(&slot.name, 0, &slot.shape, slot.name.clone(), quantize)?;
         Ok(self.push(vec![source])?.remove(0))
     }
 
-    fn interleaved(&mut self, names: &[String; 2], shape: [usize; 2]) -> Result<[Matrix; 2]> {
-        let sources = vec![
-            self.packed(&names[0], shape, self.quantize)?,
-            self.packed(&names[1], shape, self.quantize)?,
-        ];
-        let mut matrices = self.push(sources)?;
+    fn interleaved(&mut self, [a, b]: [Source<'a>; 2]) -> Result<[Matrix; 2]> {
+        let mut matrices = self.push(vec![a, b])?;
         let second = matrices.remove(1);
         Ok([matrices.remove(0), second])
     }
 
     /// A matrix that stays row by row.
-    fn rows(&self, name: &str, shape: [usize; 2]) -> Result<(&'a Tensor, Format)> {
-        let (tensor, format) = self.source(name, &shape)?;
+    fn rows(&self, slot: &Slot) -> Result<(&'a Tensor, Format)> {
+        let (tensor, format) = self.find(&slot.name)?;
         if tensor.is_packed() {
             let problem = "lies in panels, where rows are needed";
             return Err(self.checkpoint.tensor_error(tensor, problem));
@@ -139,39 +171,40 @@ impl<'a> Plan<'a> {
         Ok((tensor, format))
     }
 
-    /// A tensor of exactly this shape and its format.
-    fn source(&self, name: &str, shape: &[usize]) -> Result<(&'a Tensor, Format)> {
-        let checkpoint = self.checkpoint;
-        let tensor = checkpoint.need(name)?;
-        if tensor.shape != shape {
-            return Err(checkpoint.tensor_error(
-                tensor,
-                format_args!("has shape {:?}, the configuration says {shape:?}", tensor.shape),
-            ));
-        }
-        let format = tensor.ty.kernel_format().ok_or_else(|| {
-            unsupported(format!(
-                "tensor \"{name}\" is {}, for which there are no kernels yet",
-                tensor.ty
-            ))
-            .at(checkpoint.file_of(tensor))
+    /// A tensor, which the check of the slots has found, and its format.
+    fn find(&self, name: &str) -> Result<(&'a Tensor, Format)> {
+        let tensor = self.checkpoint.need(name)?;
+        let format = tensor.ty.kernel_format();
+        let format = format.ok_or_else(|| {
+            unsupported(format!("tensor \"{name}\" is {}, which has no kernels", tensor.ty))
         })?;
-        if format.row_bytes(tensor.k()).is_none() {
-            let problem =
-                format_args!("is {format}, but its rows of {} are no whole blocks", tensor.k());
-            return Err(checkpoint.tensor_error(tensor, problem));
-        }
         Ok((tensor, format))
     }
 
-    fn packed(
+    /// All of a tensor.
+    fn whole(&self, slot: &Slot) -> Result<Source<'a>> {
+        self.source(&slot.name, 0, &slot.shape, slot.name.clone(), self.quantize)
+    }
+
+    /// The matrix of one expert: of a tensor that holds those of all, or a tensor of its own.
+    fn one_of(&self, slot: &Slot, expert: usize) -> Result<Source<'a>> {
+        let (name, shape) = (slot.expert_name(expert), &slot.shape[1..]);
+        if self.checkpoint.tensor(&slot.name).is_some() {
+            return self.source(&slot.name, expert * shape[0], shape, name, self.quantize);
+        }
+        self.source(&name.clone(), 0, shape, name, self.quantize)
+    }
+
+    fn source(
         &self,
-        name: &str,
-        shape: [usize; 2],
+        tensor: &str,
+        first: usize,
+        shape: &[usize],
+        name: String,
         quantize: Option<Format>,
     ) -> Result<Source<'a>> {
-        let (tensor, from) = self.source(name, &shape)?;
-        let [rows, k] = shape;
+        let (tensor, from) = self.find(tensor)?;
+        let (rows, k) = (shape[0], shape[1]);
         // What is quantised already stays: a second rounding would only lose. So does a width
         // that the format cannot divide, as in the files of llama.cpp.
         let float = matches!(from, Format::F32 | Format::F16 | Format::BF16);
@@ -182,7 +215,7 @@ impl<'a> Plan<'a> {
             ));
         }
         let matrix = Matrix { format, rows, k, offset: 0, stride: 0 };
-        Ok(Source { tensor, from, matrix })
+        Ok(Source { tensor, first, name, from, matrix })
     }
 
     /// Places the sources side by side and returns their matrices. Those of a packed file have their
@@ -223,10 +256,14 @@ impl<'a> Plan<'a> {
     }
 
     /// A one-dimensional tensor as f32.
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let (tensor, format) = self.source(name, &[len])?;
+    fn vector(&mut self, slot: &Slot) -> Result<Vec<f32>> {
+        let (tensor, format) = self.find(&slot.name)?;
         self.vectors.push(tensor);
-        values(self.checkpoint, tensor, format)
+        let mut values = values(self.checkpoint, tensor, format)?;
+        if slot.plus != 0.0 {
+            values.iter_mut().for_each(|x| *x += slot.plus);
+        }
+        Ok(values)
     }
 }
 

@@ -1,32 +1,46 @@
-//! Cosines and sines of the rotary embedding, for every position of the context.
+//! Cosines and sines of the rotary embedding, for the rows of a pass.
 
 use std::f64::consts::TAU;
 
-use crate::config::{Rope, RopeScaling};
+use crate::config::{Rope, RopeScaling, RopeStyle};
 
-/// `[context, dim / 2]` cosines and sines, computed in f64: an angle at position 100 000 has no
-/// correct digit left in f32.
+/// A rotation: the angle that each pair of dimensions turns by from one position to the next.
+///
+/// Angles are computed in f64: one at position 100 000 has no correct digit left in f32. They are
+/// computed for the rows of a pass and not kept: a table for a context of 131 072 takes 67 MB.
 ///
 /// Sines, cosines and powers come from the crate `libm`: those of the standard library are the
 /// system's, and differ from one to the next in the last bit.
-pub(crate) struct RopeTable {
-    half: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+pub(crate) struct Rotation {
+    pub(super) style: goldcrest_kernels::RopeStyle,
+    frequencies: Vec<f64>,
+    /// On cosines and sines.
+    factor: f64,
 }
 
-impl RopeTable {
-    pub(crate) fn new(rope: &Rope, context: usize) -> Self {
+impl Rotation {
+    pub(crate) fn new(rope: &Rope) -> Self {
         let (frequencies, factor) = frequencies(rope);
-        let angles = || (0..context).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
-        let table = |f: fn(f64) -> f64| angles().map(|a| (f(a) * factor) as f32).collect();
-        Self { half: frequencies.len(), cos: table(libm::cos), sin: table(libm::sin) }
+        let style = match rope.style {
+            RopeStyle::Pairs => goldcrest_kernels::RopeStyle::Pairs,
+            RopeStyle::Halves => goldcrest_kernels::RopeStyle::Halves,
+        };
+        Self { style, frequencies, factor }
     }
 
-    /// Cosines and sines of one position.
-    pub(crate) fn at(&self, position: usize) -> (&[f32], &[f32]) {
-        let range = position * self.half..(position + 1) * self.half;
-        (&self.cos[range.clone()], &self.sin[range])
+    /// Pairs of dimensions.
+    pub(super) fn pairs(&self) -> usize {
+        self.frequencies.len()
+    }
+
+    /// The cosines of a position into the first half of `out`, its sines into the second.
+    pub(super) fn angles(&self, position: usize, out: &mut [f32]) {
+        let (cos, sin) = out.split_at_mut(self.pairs());
+        for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
+            let angle = position as f64 * frequency;
+            *cos = (libm::cos(angle) * self.factor) as f32;
+            *sin = (libm::sin(angle) * self.factor) as f32;
+        }
     }
 }
 
@@ -79,7 +93,6 @@ fn frequencies(rope: &Rope) -> (Vec<f64>, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RopeStyle;
 
     fn rope(scaling: RopeScaling) -> Rope {
         Rope { theta: 10000.0, dim: 8, style: RopeStyle::Halves, scaling }
@@ -87,8 +100,9 @@ mod tests {
 
     #[test]
     fn plain_angles() {
-        let table = RopeTable::new(&rope(RopeScaling::None), 12);
-        let (cos, sin) = table.at(10);
+        let mut angles = [0.0; 8];
+        Rotation::new(&rope(RopeScaling::None)).angles(10, &mut angles);
+        let (cos, sin) = angles.split_at(4);
         for i in 0..4 {
             let angle = 10.0 / 10f64.powi(i);
             assert!((f64::from(cos[i as usize]) - angle.cos()).abs() < 1e-7);

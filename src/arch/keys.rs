@@ -1,0 +1,147 @@
+//! The keys of a configuration: one table for GGUF's names and config.json's spellings.
+
+use crate::config::limits;
+use crate::error::{Error, Result, config_error, unsupported};
+use crate::load::{Metadata, Object, Value};
+
+/// A number's names: in GGUF after the architecture and a dot, and in config.json, where the first
+/// spelling that is there counts.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    gguf: &'static str,
+    json: &'static [&'static str],
+}
+
+/// A key whose values go from 1 to `max`.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    key: Key,
+    max: usize,
+}
+
+const fn key(gguf: &'static str, json: &'static [&'static str]) -> Key {
+    Key { gguf, json }
+}
+
+pub(super) const fn size(gguf: &'static str, json: &'static [&'static str], max: usize) -> Size {
+    Size { key: key(gguf, json), max }
+}
+
+pub(super) const HIDDEN: Size = size("embedding_length", &["hidden_size"], limits::WIDTH);
+pub(super) const FFN: Size = size("feed_forward_length", &["intermediate_size"], limits::WIDTH);
+pub(super) const LAYERS: Size = size("block_count", &["num_hidden_layers"], limits::LAYERS);
+pub(super) const CONTEXT: Size =
+    size("context_length", &["max_position_embeddings"], limits::CONTEXT);
+pub(super) const HEADS: Size =
+    size("attention.head_count", &["num_attention_heads"], limits::HEADS);
+pub(super) const KV_HEADS: Size =
+    size("attention.head_count_kv", &["num_key_value_heads"], limits::HEADS);
+pub(super) const HEAD_DIM: Size = size("attention.key_length", &["head_dim"], limits::HEAD_DIM);
+pub(super) const VALUE_DIM: Size = size("attention.value_length", &[], limits::HEAD_DIM);
+pub(super) const VOCAB: Size = size("vocab_size", &["vocab_size"], limits::VOCAB);
+pub(super) const EPS: Key = key("attention.layer_norm_rms_epsilon", &["rms_norm_eps"]);
+pub(super) const CAUSAL: Key = key("attention.causal", &[]);
+/// GGUF writes 0 for none.
+pub(super) const WINDOW: Key = key("attention.sliding_window", &["sliding_window"]);
+pub(super) const THETA: Key = key("rope.freq_base", &["rope_theta"]);
+pub(super) const LOCAL_THETA: Key = key("rope.freq_base_swa", &["rope_local_base_freq"]);
+pub(super) const ROPE_DIM: Size = size("rope.dimension_count", &[], limits::HEAD_DIM);
+/// GGUF writes 0 for none.
+pub(super) const EXPERTS: Key = key("expert_count", &["num_experts", "num_local_experts"]);
+pub(super) const EXPERTS_USED: Size =
+    size("expert_used_count", &["num_experts_per_tok"], limits::EXPERTS);
+pub(super) const EXPERT_FFN: Size =
+    size("expert_feed_forward_length", &["moe_intermediate_size"], limits::WIDTH);
+
+/// Where the values are.
+#[derive(Clone, Copy)]
+pub(crate) enum Keys<'a> {
+    /// The metadata of a GGUF file, and the architecture that its keys begin with.
+    Gguf { metadata: &'a Metadata, arch: &'a str },
+    /// The top level of a config.json.
+    Json(Object<'a>),
+}
+
+impl<'a> Keys<'a> {
+    /// The key's full name in this file.
+    pub(super) fn name(self, key: Key) -> String {
+        match self {
+            Self::Gguf { arch, .. } => format!("{arch}.{}", key.gguf),
+            Self::Json(json) => {
+                let there = key.json.iter().find(|name| json.map.contains_key(**name));
+                there.or(key.json.first()).map_or(key.gguf, |name| name).to_owned()
+            }
+        }
+    }
+
+    /// Whether the key is there, be it null.
+    pub(super) fn has(self, key: Key) -> bool {
+        let name = self.name(key);
+        match self {
+            Self::Gguf { metadata, .. } => metadata.get(&name).is_some(),
+            Self::Json(json) => json.map.contains_key(&name),
+        }
+    }
+
+    pub(super) fn error(self, key: Key, problem: impl std::fmt::Display) -> Error {
+        config_error(format!("key \"{}\" {problem}", self.name(key)))
+    }
+
+    pub(super) fn f32(self, key: Key) -> Result<Option<f32>> {
+        match self {
+            Self::Gguf { metadata, .. } => metadata.get_f32(&self.name(key)),
+            Self::Json(json) => json.f32(&self.name(key)),
+        }
+    }
+
+    pub(super) fn bool(self, key: Key) -> Result<Option<bool>> {
+        match self {
+            Self::Gguf { metadata, .. } => metadata.get_bool(&self.name(key)),
+            Self::Json(json) => json.bool(&self.name(key)),
+        }
+    }
+
+    /// An integer, or in GGUF an array of one integer per layer when all are the same.
+    pub(super) fn count(self, key: Key) -> Result<Option<usize>> {
+        let name = self.name(key);
+        let Self::Gguf { metadata, .. } = self else {
+            let Self::Json(json) = self else { return Ok(None) };
+            return json.usize(&name);
+        };
+        let number = match metadata.get(&name) {
+            Some(Value::Array(array)) => {
+                let all = array.to_u64s().unwrap_or_default();
+                match all.first() {
+                    Some(first) if all.iter().all(|x| x == first) => Some(*first),
+                    _ => {
+                        return Err(unsupported(format!(
+                            "key \"{name}\": layers of different sizes are not supported"
+                        )));
+                    }
+                }
+            }
+            _ => metadata.get_u64(&name)?,
+        };
+        number.map(usize::try_from).transpose().map_err(|_| self.error(key, "is out of range"))
+    }
+
+    /// A count from 1 on.
+    pub(super) fn size(self, Size { key, max }: Size) -> Result<Option<usize>> {
+        match self.count(key)? {
+            Some(size) if !(1..=max).contains(&size) => {
+                Err(self.error(key, format_args!("is {size}, not 1 to {max}")))
+            }
+            size => Ok(size),
+        }
+    }
+
+    pub(super) fn need(self, size: Size) -> Result<usize> {
+        self.size(size)?.ok_or_else(|| self.error(size.key, "is missing"))
+    }
+}
+
+impl Size {
+    pub(super) fn key(self) -> Key {
+        self.key
+    }
+}

@@ -1,0 +1,48 @@
+//! Architectures: from the keys of a file to the numbers of a model, and from those to its blocks.
+//!
+//! A file a family. Inside a family a model is a row of data; see [`decoder`].
+
+mod decoder;
+mod keys;
+mod rope;
+mod rows;
+
+pub(crate) use decoder::Decoder;
+pub(crate) use keys::Keys;
+pub(crate) use rope::ROPE_FREQS;
+
+use crate::error::{Error, unsupported};
+
+/// What a file says beside its keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) keys: Keys<'a>,
+    /// The numbers of the tensor [`ROPE_FREQS`].
+    pub(crate) rope_factors: Option<&'a [f32]>,
+    /// Rows of the embedding, where no key says how many tokens there are.
+    pub(crate) embedding_rows: Option<usize>,
+}
+
+/// The architectures that run, by the `model_type` of a config.json.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    rows::ROWS.iter().map(|row| row.name)
+}
+
+/// Hugging Face's names of tensors of this `model_type` and GGUF's, without the layers and the
+/// ending: those that differ from the usual ones. `None` if it does not run.
+pub(crate) fn tensor_names(model_type: &str) -> Option<&'static [(&'static str, &'static str)]> {
+    rows::ROWS.iter().find(|row| row.name == model_type).map(|row| row.names)
+}
+
+/// Whether the embedding is the head where a config.json of this `model_type` does not say.
+pub(crate) fn ties_by_default(model_type: &str) -> bool {
+    rows::ROWS.iter().any(|row| row.name == model_type && row.tied)
+}
+
+fn unknown(name: &str) -> Error {
+    let known: Vec<_> = architectures().collect();
+    unsupported(format!(
+        "architecture \"{name}\" is not supported (supported: {})",
+        known.join(", ")
+    ))
+}

@@ -1,0 +1,225 @@
+//! Rope's numbers, whose keys GGUF and config.json arrange in different ways.
+
+use serde_json::Map;
+
+use super::keys::{self, Keys};
+use crate::config::{Rope, RopeScaling, RopeStyle, limits};
+use crate::error::{Error, Result, unsupported};
+use crate::load::{Metadata, Object};
+
+/// Rope in a folder. `kind` names the layers, where the file has one set for each kind of them.
+pub(super) fn from_json(
+    json: Object,
+    kind: Option<&str>,
+    head_dim: usize,
+    context: usize,
+) -> Result<Rope> {
+    let empty = Map::new();
+    let (prefix, map) = match (json.object("rope_scaling")?, json.object("rope_parameters")?) {
+        (Some(map), _) => ("rope_scaling.", map),
+        (None, Some(map)) => ("rope_parameters.", map),
+        (None, None) => ("", &empty),
+    };
+    let all = Object { map, prefix };
+    let own = kind.map(|kind| all.object(kind)).transpose()?.flatten();
+    let prefix = own.and(kind).map_or(prefix.to_owned(), |kind| format!("{prefix}{kind}."));
+    let scaling = Object { map: own.unwrap_or(map), prefix: &prefix };
+    for object in [json, scaling] {
+        if object.f64("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+            return Err(unsupported("key \"partial_rotary_factor\" other than 1 is not supported"));
+        }
+    }
+    let theta = match scaling.f32("rope_theta")? {
+        None => json.f32("rope_theta")?,
+        some => some,
+    };
+    Ok(Rope {
+        theta: theta.unwrap_or(10_000.0),
+        dim: head_dim,
+        style: RopeStyle::Halves,
+        scaling: scaling_json(scaling, context)?,
+    })
+}
+
+/// Rope of layers with a window as transformers 5 writes it; `None` where the file has none.
+pub(super) fn local_from_json(
+    json: Object,
+    head_dim: usize,
+    context: usize,
+) -> Result<Option<Rope>> {
+    const KIND: &str = "sliding_attention";
+    let there = json.object("rope_parameters")?.is_some_and(|map| map.contains_key(KIND));
+    there.then(|| from_json(json, Some(KIND), head_dim, context)).transpose()
+}
+
+fn scaling_json(json: Object, context: usize) -> Result<RopeScaling> {
+    let key = if json.get("rope_type").is_some() { "rope_type" } else { "type" };
+    let need = |key: &str| json.need(key, json.f32(key)?);
+    let original = "original_max_position_embeddings";
+    Ok(match json.str(key)?.unwrap_or("default") {
+        "default" => {
+            // Some models have one set per kind of layer.
+            if let Some((name, _)) = json.map.iter().find(|(_, value)| value.is_object()) {
+                return Err(unsupported(format!(
+                    "key \"{}{name}\": rope that differs by layer is not supported",
+                    json.prefix
+                )));
+            }
+            RopeScaling::None
+        }
+        "linear" => RopeScaling::Linear { factor: need("factor")? },
+        "llama3" => RopeScaling::Llama3 {
+            factor: need("factor")?,
+            low_freq_factor: need("low_freq_factor")?,
+            high_freq_factor: need("high_freq_factor")?,
+            original_context: json.need(original, length_json(json, original)?)?,
+        },
+        "yarn" => yarn_json(json, context)?,
+        other => {
+            return Err(unsupported(format!(
+                "key \"{}{key}\": rope scaling \"{other}\" is not supported \
+                 (default, linear, llama3 and yarn are)",
+                json.prefix
+            )));
+        }
+    })
+}
+
+fn length_json(json: Object, key: &str) -> Result<Option<usize>> {
+    match json.usize(key)? {
+        Some(length) if !(1..=limits::CONTEXT).contains(&length) => {
+            Err(json.error(key, format_args!("is {length}, not 1 to {}", limits::CONTEXT)))
+        }
+        length => Ok(length),
+    }
+}
+
+fn yarn_json(json: Object, context: usize) -> Result<RopeScaling> {
+    let original_context =
+        length_json(json, "original_max_position_embeddings")?.unwrap_or(context);
+    let factor = json.f64("factor")?.unwrap_or(context as f64 / original_context as f64);
+    let mscale =
+        |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
+    let given = |key: &str| Ok::<_, Error>(json.f64(key)?.filter(|&x| x != 0.0));
+    let attention_factor = match json.f64("attention_factor")? {
+        Some(factor) => factor,
+        None => match (given("mscale")?, given("mscale_all_dim")?) {
+            (Some(one), Some(all)) => mscale(one) / mscale(all),
+            _ => mscale(1.0),
+        },
+    };
+    Ok(RopeScaling::Yarn {
+        factor: factor as f32,
+        original_context,
+        beta_fast: given("beta_fast")?.unwrap_or(32.0) as f32,
+        beta_slow: given("beta_slow")?.unwrap_or(1.0) as f32,
+        attention_factor: attention_factor as f32,
+        truncate: json.bool("truncate")?.unwrap_or(true),
+    })
+}
+
+/// Rope in GGUF metadata; `factors` are the numbers of the tensor `rope_freqs.weight`.
+pub(super) fn from_gguf(
+    keys: Keys,
+    factors: Option<&[f32]>,
+    style: RopeStyle,
+    head_dim: usize,
+    context: usize,
+) -> Result<Rope> {
+    let Keys::Gguf { metadata, arch } = keys else { unreachable!("the caller matched") };
+    Ok(Rope {
+        theta: keys.f32(keys::THETA)?.unwrap_or(10_000.0),
+        dim: keys.size(keys::ROPE_DIM)?.unwrap_or(head_dim),
+        style,
+        scaling: scaling_gguf(Scaling { metadata, arch }, factors, context)?,
+    })
+}
+
+/// The keys of rope's scaling.
+#[derive(Clone, Copy)]
+struct Scaling<'a> {
+    metadata: &'a Metadata,
+    arch: &'a str,
+}
+
+impl<'a> Scaling<'a> {
+    fn key(self, name: &str) -> String {
+        format!("{}.rope.{name}", self.arch)
+    }
+
+    fn f32(self, name: &str) -> Result<Option<f32>> {
+        self.metadata.get_f32(&self.key(name))
+    }
+
+    fn ty(self) -> Result<Option<&'a str>> {
+        self.metadata.get_str(&self.key("scaling.type"))
+    }
+}
+
+fn scaling_gguf(keys: Scaling, factors: Option<&[f32]>, context: usize) -> Result<RopeScaling> {
+    // llama.cpp reads a factor without a type, and the key of before there were types, as linear.
+    let factor = match keys.f32("scaling.factor")? {
+        None => keys.f32("scale_linear")?,
+        some => some,
+    };
+    let factor = factor.filter(|&factor| factor != 0.0 && factor != 1.0);
+    let scaling = match (keys.ty()?.unwrap_or("linear"), factor) {
+        ("none", _) | ("linear" | "yarn", None) => RopeScaling::None,
+        ("linear", Some(factor)) => RopeScaling::Linear { factor },
+        ("yarn", Some(factor)) => yarn_gguf(keys, factor, context)?,
+        (other, _) => {
+            return Err(unsupported(format!(
+                "key \"{}\": rope scaling \"{other}\" is not supported (none, linear and yarn are)",
+                keys.key("scaling.type")
+            )));
+        }
+    };
+    match (factors, scaling) {
+        (None, scaling) => Ok(scaling),
+        (Some(factors), RopeScaling::None) => Ok(RopeScaling::Factors(factors.to_vec())),
+        (Some(_), _) => Err(unsupported(format!(
+            "tensor \"{ROPE_FREQS}\" together with the key \"{}\" is not supported",
+            keys.key("scaling.type")
+        ))),
+    }
+}
+
+/// Llama 3's scaling as the converter stores it: one divisor per pair of dimensions.
+pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
+
+fn yarn_gguf(keys: Scaling, factor: f32, context: usize) -> Result<RopeScaling> {
+    let extrapolation = "scaling.yarn_ext_factor";
+    if let Some(given) = keys.f32(extrapolation)?
+        && given != 1.0
+        && given >= 0.0
+    {
+        return Err(unsupported(format!(
+            "key \"{}\" is {given}; only 1 is supported",
+            keys.key(extrapolation)
+        )));
+    }
+    let mscale =
+        |scale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::logf(factor) + 1.0 };
+    // The converter writes config.json's `attention_factor` under the first key: the whole factor.
+    let whole = match keys.f32("scaling.yarn_attn_factor")? {
+        Some(whole) => whole,
+        None => match keys.f32("scaling.yarn_log_multiplier")?.unwrap_or(0.0) {
+            0.0 => mscale(1.0),
+            all_dims => mscale(1.0) / mscale(all_dims),
+        },
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        original_context: original_gguf(keys)?.unwrap_or(context),
+        beta_fast: keys.f32("scaling.yarn_beta_fast")?.unwrap_or(32.0),
+        beta_slow: keys.f32("scaling.yarn_beta_slow")?.unwrap_or(1.0),
+        attention_factor: whole * keys.f32("scaling.attn_factor")?.unwrap_or(1.0),
+        truncate: true,
+    })
+}
+
+fn original_gguf(keys: Scaling) -> Result<Option<usize>> {
+    const ORIGINAL: keys::Size =
+        keys::size("rope.scaling.original_context_length", &[], limits::CONTEXT);
+    Keys::Gguf { metadata: keys.metadata, arch: keys.arch }.size(ORIGINAL)
+}

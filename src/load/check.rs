@@ -1,0 +1,248 @@
+//! Whether the tensors of a file are those that its model calls for: all of them, and no others.
+
+use std::collections::HashSet;
+
+use crate::arch::{Decoder, Keys, ROPE_FREQS, Source};
+use crate::config::{Config, limits};
+use crate::error::{Error, Result, config_error, tensor_error, unsupported};
+use crate::spec::{Named, Slot, Slots, Spec};
+
+use super::{Checkpoint, GgmlType, Origin, Tensor};
+
+const EMBEDDING: &str = "token_embd.weight";
+const HEAD: &str = "output.weight";
+
+/// Tensors that no pass reads, since they say nothing that the configuration does not: how their
+/// names end, and why.
+const DERIVED: &[(&str, &str)] = &[
+    ("rotary_emb.inv_freq", "rope's frequencies, computed from its base"),
+    ("attn_rot_embd.weight", "rope's frequencies, computed from its base"),
+    ("attn_rot_embd", "rope's frequencies, computed from its base"),
+    (".attn.bias", "the causal mask"),
+    (".attn.masked_bias", "what the causal mask puts in place of a score"),
+    ("position_ids", "0, 1, 2, ..."),
+];
+
+/// Why a tensor is left unread; `None` for one that a pass would miss.
+fn derived(tensor: &Tensor) -> Option<&'static str> {
+    let (end, why) = DERIVED.iter().find(|(end, _)| tensor.name.ends_with(end))?;
+    // A mask is a square for every head at once; the bias of a product is no square.
+    let is_mask = matches!(tensor.shape[..], [1, 1, n, m] if n == m);
+    (*end != ".attn.bias" || is_mask).then_some(why)
+}
+
+impl Checkpoint {
+    /// Checks that the model runs: its configuration is sound, every tensor that it needs is there
+    /// with the shape that it must have and a type that has kernels, and there is none that a pass
+    /// would leave out.
+    ///
+    /// Loading and packing do the same. Numbers of the weights are not looked at.
+    ///
+    /// # Errors
+    /// Those of [`config`](Self::config); [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) with the
+    /// tensor, the shape expected and the one found;
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where vocabulary and embedding differ;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) with a tensor that would be left
+    /// out, or a type without kernels.
+    pub fn check(&self) -> Result<()> {
+        self.spec(&self.decoder()?).map(drop)
+    }
+
+    /// The numbers of the model.
+    pub(crate) fn decoder(&self) -> Result<Decoder> {
+        match &self.origin {
+            Origin::Gguf { .. } => self.decoder_of_gguf().map_err(|e| e.at(&self.path)),
+            Origin::Folder(folder) => {
+                let keys = Keys::Json(folder.config()?);
+                let source = Source { keys, rope_factors: None, embedding_rows: None };
+                Decoder::read(source).map_err(|e| e.at(folder.config_path()))
+            }
+        }
+    }
+
+    fn decoder_of_gguf(&self) -> Result<Decoder> {
+        let metadata = self.metadata();
+        let arch = metadata.get_str("general.architecture")?;
+        let arch = super::Metadata::need("general.architecture", arch)?;
+        let factors = self.rope_factors()?;
+        let rows = self.tensor(EMBEDDING).map(Tensor::rows);
+        Decoder::read(Source {
+            keys: Keys::Gguf { metadata, arch },
+            rope_factors: factors.as_deref(),
+            embedding_rows: rows.or(self.vocabulary()),
+        })
+    }
+
+    /// Llama 3's stretch of rope, one divisor per pair of dimensions.
+    fn rope_factors(&self) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.tensor(ROPE_FREQS) else { return Ok(None) };
+        if tensor.ty != GgmlType::F32 || tensor.elements() > limits::HEAD_DIM {
+            return Err(self.tensor_error(
+                tensor,
+                format_args!("is {} {:?}, not a few F32", tensor.ty, tensor.shape),
+            ));
+        }
+        let (values, _) = self.data(tensor).as_chunks::<4>();
+        Ok(Some(values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()))
+    }
+
+    /// The model's blocks, every slot of which a tensor fills.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub(crate) fn spec(&self, decoder: &Decoder) -> Result<Spec<Named>> {
+        if self.tensors().is_empty() {
+            return Err(tensor_error(self.no_weights()).at(self.path()));
+        }
+        self.check_vocabulary(&decoder.config)?;
+        let tied = self.is_tied()?;
+        let mut read = HashSet::new();
+        if matches!(self.origin, Origin::Gguf { .. }) {
+            read.insert(ROPE_FREQS.to_owned());
+        }
+        if tied {
+            read.insert(HEAD.to_owned());
+        }
+        let mut visit = |slot: &Slot| self.check_slot(slot, &mut read);
+        let spec = decoder.spec(&mut Slots::new(&mut visit), tied)?;
+        let left_out = |t: &&Tensor| !read.contains(&t.name) && derived(t).is_none();
+        match self.tensors().iter().find(left_out) {
+            None => Ok(spec),
+            Some(tensor) => Err(unsupported(format!(
+                "tensor \"{}\" is not part of a {} of {} layers as it is run here",
+                tensor.name, decoder.config.arch, decoder.config.n_layers
+            ))
+            .at(self.file_of(tensor))),
+        }
+    }
+
+    /// Whether the embedding is the head: there is no other, or one of the same bytes.
+    fn is_tied(&self) -> Result<bool> {
+        let Some(head) = self.tensor(HEAD) else {
+            return if self.may_tie() { Ok(true) } else { Err(self.missing(HEAD)) };
+        };
+        let same = |embedding: &Tensor| {
+            let alike = embedding.ty == head.ty && embedding.shape == head.shape;
+            alike && !head.is_packed() && self.data(embedding) == self.data(head)
+        };
+        Ok(self.tensor(EMBEDDING).is_some_and(same))
+    }
+
+    /// Whether a missing head means that the embedding serves: always in GGUF and in packed files,
+    /// by a key in a folder.
+    fn may_tie(&self) -> bool {
+        let Origin::Folder(_) = self.origin else { return true };
+        let key = self.metadata().get_bool("tie_word_embeddings").ok().flatten();
+        let default = || self.architecture().is_some_and(crate::arch::ties_by_default);
+        self.panels().is_some() || key.unwrap_or_else(default)
+    }
+
+    fn check_slot(&self, slot: &Slot, read: &mut HashSet<String>) -> Result<()> {
+        if slot.shape.len() == 3 && self.tensor(&slot.name).is_none() {
+            for expert in 0..slot.shape[0] {
+                let name = slot.expert_name(expert);
+                self.check_tensor(&name, &slot.shape[1..])?;
+                read.insert(name);
+            }
+            return Ok(());
+        }
+        self.check_tensor(&slot.name, &slot.shape)?;
+        read.insert(slot.name.clone());
+        Ok(())
+    }
+
+    fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
+        if tensor.shape != shape {
+            let problem = format!("has shape {:?}, expected {shape:?}", tensor.shape);
+            return Err(self.tensor_error(tensor, problem));
+        }
+        let Some(format) = tensor.ty.kernel_format() else {
+            return Err(self.no_kernels(tensor));
+        };
+        if format.row_bytes(tensor.k()).is_none() {
+            let problem =
+                format_args!("is {format}, but its rows of {} are no whole blocks", tensor.k());
+            return Err(self.tensor_error(tensor, problem));
+        }
+        Ok(())
+    }
+
+    fn no_kernels(&self, tensor: &Tensor) -> Error {
+        let runnable: Vec<_> =
+            GgmlType::ALL.iter().filter(|ty| ty.runnable()).map(|ty| ty.name()).collect();
+        unsupported(format!(
+            "tensor \"{}\" has type {}, which this version does not run (it runs {})",
+            tensor.name,
+            tensor.ty,
+            runnable.join(", ")
+        ))
+        .at(self.file_of(tensor))
+    }
+
+    fn check_vocabulary(&self, config: &Config) -> Result<()> {
+        let Some(embedding) = self.tensor(EMBEDDING) else {
+            return Err(self.missing(EMBEDDING));
+        };
+        let rows = embedding.rows();
+        let compare = |what: &str, size: usize| {
+            if size == rows {
+                return Ok(());
+            }
+            let relation = if size < rows { "smaller" } else { "larger" };
+            Err(config_error(format!(
+                "{what} of {size} tokens is {relation} than the embedding \"{EMBEDDING}\" of {rows} rows"
+            ))
+            .at(self.path()))
+        };
+        compare("the vocabulary", config.vocab_size)?;
+        // A folder's tokenizer may be smaller: the embedding is padded there.
+        self.vocabulary().map_or(Ok(()), |size| compare("the tokenizer's vocabulary", size))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        tensor_error(format!("tensor \"{name}\" is missing")).at(self.path())
+    }
+
+    fn no_weights(&self) -> &'static str {
+        match self.origin {
+            Origin::Gguf { .. } => "the file holds no tensors (a vocabulary alone?)",
+            Origin::Folder(_) => {
+                "the folder has no weights: neither model.safetensors nor model.safetensors.index.json"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(name: &str, shape: &[usize]) -> Tensor {
+        Tensor {
+            name: name.into(),
+            ty: GgmlType::F32,
+            shape: shape.into(),
+            file: 0,
+            offset: 0,
+            len: 4 * shape.iter().product::<usize>(),
+            stride: 0,
+        }
+    }
+
+    #[test]
+    fn only_what_is_derived_is_left_unread() {
+        for (name, shape) in [
+            ("model.layers.0.self_attn.rotary_emb.inv_freq", &[8][..]),
+            ("h.0.attn.bias", &[1, 1, 16, 16]),
+            ("embeddings.position_ids", &[1, 512]),
+        ] {
+            assert!(derived(&tensor(name, shape)).is_some(), "{name}");
+        }
+        for (name, shape) in
+            [("h.0.attn.bias", &[48][..]), ("blk.0.attn_q.bias", &[32]), ("output.bias", &[24])]
+        {
+            assert!(derived(&tensor(name, shape)).is_none(), "{name}");
+        }
+    }
+}

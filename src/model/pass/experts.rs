@@ -1,0 +1,367 @@
+//! Mixtures of experts: a router chooses, and only the chosen experts' weights are read.
+//!
+//! Each row's experts are summed in the order of their index. Rows are regrouped by expert: every
+//! expert has its rows side by side, from a whole group of the kernels on.
+
+use std::ops::Range;
+
+use goldcrest_kernels::{Activation, Format, PANEL_ROWS, Place, Rows as Activations, Tile};
+
+use super::Walk;
+use super::needs::{KINDS, Kinds, Routing, Rows, slot};
+use super::scratch::Lane;
+use crate::model::weights::{Expert, Loaded, Matrix};
+use crate::spec::{Block, Experts};
+use crate::threads::{Poisoned, Shared, Worker};
+
+/// An expert that a row goes through, and the weight of what it makes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Choice {
+    expert: u32,
+    weight: f32,
+}
+
+/// Which experts are at work, and on which rows: every worker's own copy.
+#[derive(Default)]
+pub(super) struct Routes {
+    /// `[count]`: probabilities on the way to choices, and cursors on the way to rows.
+    probabilities: Vec<f32>,
+    cursors: Vec<usize>,
+    /// A single row's experts.
+    picked: Vec<Choice>,
+    /// In the order of their index.
+    active: Vec<Active>,
+    /// `[slots]`: the row of the pass, and its weight.
+    rows: Vec<(usize, f32)>,
+    /// A single row's activations for each expert's last matrix, in the form that it reads.
+    forms: Vec<u8>,
+}
+
+/// An expert at work on the rows in some slots.
+#[derive(Debug, Clone, Copy)]
+struct Active {
+    expert: usize,
+    first: usize,
+    count: usize,
+}
+
+impl Routes {
+    pub(super) fn grow(&mut self, routing: &Routing, rows: usize, group: usize) {
+        self.probabilities.resize(routing.count, 0.0);
+        self.cursors.resize(routing.count, 0);
+        let at_work = routing.count.min(rows * routing.used);
+        self.active.reserve(at_work.saturating_sub(self.active.len()));
+        self.rows.resize(routing.slots(rows, group), (0, 0.0));
+        self.picked.resize(routing.used, Choice::default());
+        self.forms.resize(routing.used * routing.form_bytes, 0);
+    }
+
+    /// The likeliest `out.len()` of the experts whose scores are given, in the order of their index.
+    fn choose(&mut self, walk: &Walk<'_>, scores: &[f32], renormalise: bool, out: &mut [Choice]) {
+        let probabilities = &mut self.probabilities[..scores.len()];
+        probabilities.copy_from_slice(scores);
+        walk.graph.kernels.softmax(probabilities);
+        for choice in out.iter_mut() {
+            // The first of equals. One that was taken is below every probability.
+            let mut best = 0;
+            for (i, p) in probabilities.iter().enumerate() {
+                if *p > probabilities[best] {
+                    best = i;
+                }
+            }
+            *choice = Choice { expert: best as u32, weight: probabilities[best] };
+            probabilities[best] = -1.0;
+        }
+        out.sort_unstable_by_key(|choice| choice.expert);
+        if renormalise {
+            let sum: f32 = out.iter().map(|choice| choice.weight).sum();
+            out.iter_mut().for_each(|choice| choice.weight /= sum);
+        }
+    }
+
+    /// Gives every expert its rows. `choices` are `[rows, used]`.
+    fn group<'c>(
+        &mut self,
+        choices: impl Iterator<Item = &'c Choice> + Clone,
+        used: usize,
+        count: usize,
+        group: usize,
+    ) {
+        self.active.clear();
+        let cursors = &mut self.cursors[..count];
+        cursors.fill(0);
+        for choice in choices.clone() {
+            cursors[choice.expert as usize] += 1;
+        }
+        let mut first = 0;
+        for (expert, cursor) in cursors.iter_mut().enumerate() {
+            let count = std::mem::replace(cursor, first);
+            if count > 0 {
+                self.active.push(Active { expert, first, count });
+                first = (first + count).next_multiple_of(group);
+            }
+        }
+        for (i, choice) in choices.enumerate() {
+            let cursor = &mut cursors[choice.expert as usize];
+            self.rows[*cursor] = (i / used, choice.weight);
+            *cursor += 1;
+        }
+    }
+
+    /// Slots in use, whole groups.
+    fn slots(&self, group: usize) -> usize {
+        let last = self.active.last();
+        last.map_or(0, |active| (active.first + active.count).next_multiple_of(group))
+    }
+
+    /// The slots of group `index` that have rows.
+    fn slots_of(&self, index: usize, group: usize) -> Range<usize> {
+        let first = index * group;
+        let at = self.active.partition_point(|active| active.first + active.count <= first);
+        let end = self.active.get(at).map_or(first, |active| active.first + active.count);
+        first..end.min(first + group)
+    }
+}
+
+impl Walk<'_> {
+    /// x += sum over the chosen experts of weight * down(act(gate(norm(x))) * up(norm(x)))
+    pub(super) fn experts(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        block: &Block<Loaded>,
+        mixer: &Experts<Loaded>,
+    ) -> Result<(), Poisoned> {
+        self.route(w, lane, block, mixer)?;
+        let mut routes = std::mem::take(&mut lane.routes);
+        let done = self.routed(w, lane, block, mixer, &mut routes);
+        lane.routes = routes;
+        done
+    }
+
+    /// The router's scores of every row, and from them its experts.
+    fn route(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        block: &Block<Loaded>,
+        mixer: &Experts<Loaded>,
+    ) -> Result<(), Poisoned> {
+        let input = self.hidden(&block.pre);
+        let router = &mixer.router;
+        let kinds = if self.rows == 1 {
+            let pairs = mixer.bank.iter().flat_map(|expert| &expert.gate_up);
+            Kinds::of(pairs.map(Matrix::kind)).union(router.kind().into())
+        } else {
+            Kinds::of([router.kind(), Activation::F32])
+        };
+        self.prepare(w, lane, &input, kinds)?;
+        let grid = self.b.scores.grid(w, self.rows, PANEL_ROWS);
+        w.each(router.panels(), self.grain(), grid, |claim, mut out| {
+            self.product(w, lane, &input, router, claim, |row, product| {
+                out.row(row)[..product.len()].copy_from_slice(product);
+            });
+        });
+        w.barrier()?;
+        if self.rows == 1 {
+            // Each worker for itself: less than a barrier.
+            let mut picked = std::mem::take(&mut lane.routes.picked);
+            let choices = &mut picked[..mixer.used];
+            let scores = &self.b.scores.row(w, 0)[..mixer.count];
+            lane.routes.choose(self, scores, mixer.renormalise, choices);
+            lane.routes.group(choices.iter(), mixer.used, mixer.count, 1);
+            lane.routes.picked = picked;
+            return Ok(());
+        }
+        let grid = self.b.choices.grid(w, 1, usize::MAX);
+        w.each(self.rows, 1, grid, |claim, mut out| {
+            let scores = &self.b.scores.row(w, claim.start)[..mixer.count];
+            let out = &mut out.row(0)[..mixer.used];
+            lane.routes.choose(self, scores, mixer.renormalise, out);
+        });
+        w.barrier()?;
+        let choices = self.b.choices.read(w);
+        let choices = choices.chunks(self.b.choices.stride()).take(self.rows);
+        let choices = choices.flat_map(|row| &row[..mixer.used]);
+        lane.routes.group(choices, mixer.used, mixer.count, self.graph.kernels.group());
+        Ok(())
+    }
+
+    fn routed(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        block: &Block<Loaded>,
+        mixer: &Experts<Loaded>,
+        routes: &mut Routes,
+    ) -> Result<(), Poisoned> {
+        let hidden = self.graph.spec().hidden;
+        let bank = |active: &Active| &mixer.bank[active.expert];
+        let kinds = routes.active.iter().flat_map(|active| &bank(active).gate_up);
+        let kinds = Kinds::of(kinds.map(Matrix::kind));
+        let forms = self.b.forms(hidden, Rows::Routed);
+        let floats = self.b.forms(hidden, Rows::Pass);
+        if self.rows > 1 {
+            // The rows as the router has them, normalised, each in a slot of its experts.
+            let bytes = Activation::F32.row_bytes(hidden);
+            let normalised = &floats[slot(Activation::F32)];
+            let read = |w: &Worker<'_>, slot: usize, row: &mut [f32]| {
+                let from = &normalised.read(w)[routes.rows[slot].0 * bytes..][..hidden * 4];
+                Format::F32.dequantize(from, row);
+            };
+            self.quantize_slots(w, lane, routes, kinds, (forms, hidden), read)?;
+        }
+        let made = self.b.floats(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Routed);
+        self.gate_up(w, lane, mixer, routes, forms, made)?;
+
+        let kinds = Kinds::of(routes.active.iter().map(|active| bank(active).down.kind()));
+        let forms = self.b.forms(mixer.ffn, Rows::Routed);
+        if self.rows > 1 {
+            let read = |w: &Worker<'_>, slot: usize, row: &mut [f32]| {
+                row.copy_from_slice(&made.row(w, slot)[..mixer.ffn]);
+            };
+            self.quantize_slots(w, lane, routes, kinds, (forms, mixer.ffn), read)?;
+        } else {
+            self.quantize_alone(w, routes, mixer, made);
+        }
+        self.down(w, lane, block, mixer, routes, forms)
+    }
+
+    /// Quantises the row of every slot, group by group, up to the barrier.
+    fn quantize_slots(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        routes: &Routes,
+        kinds: Kinds,
+        (forms, k): (&[Shared<'_, u8>; 3], usize),
+        read: impl Fn(&Worker<'_>, usize, &mut [f32]),
+    ) -> Result<(), Poisoned> {
+        let kernels = self.graph.kernels;
+        let group = kernels.group();
+        let grids = KINDS.map(|kind| kinds.contains(kind).then(|| (kind, &forms[slot(kind)])));
+        let parts = grids.map(|g| g.map(|(_, shared)| shared.grid(w, group, usize::MAX)));
+        w.each(routes.slots(group) / group, 1, parts, |claim, mut blocks| {
+            let slots = routes.slots_of(claim.start, group);
+            for (at, slot) in slots.clone().enumerate() {
+                let row = &mut lane.row[..k];
+                read(w, slot, row);
+                for (block, grid) in blocks.iter_mut().zip(&grids) {
+                    if let (Some(block), Some((kind, _))) = (block, grid) {
+                        let out = &mut block.whole()[..slots.len() * kind.row_bytes(k)];
+                        kernels.quantize_row(*kind, row, out, Place { rows: slots.len(), row: at });
+                    }
+                }
+            }
+        });
+        w.barrier()
+    }
+
+    /// A single row's activations for the last matrices, each worker for itself.
+    fn quantize_alone(
+        &self,
+        w: &Worker<'_>,
+        routes: &mut Routes,
+        mixer: &Experts<Loaded>,
+        made: &Shared<'_, f32>,
+    ) {
+        let bytes = routes.forms.len() / routes.active.len().max(1);
+        let forms = routes.forms.chunks_exact_mut(bytes.max(1));
+        for (active, out) in routes.active.iter().zip(forms) {
+            let kind = mixer.bank[active.expert].down.kind();
+            let x = &made.row(w, active.first)[..mixer.ffn];
+            let out = &mut out[..kind.row_bytes(mixer.ffn)];
+            self.graph.kernels.quantize_row(kind, x, out, Place::ALONE);
+        }
+    }
+
+    /// Of every slot: act(gate(x)) * up(x), up to the barrier.
+    fn gate_up(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        mixer: &Experts<Loaded>,
+        routes: &Routes,
+        forms: &[Shared<'_, u8>; 3],
+        made: &Shared<'_, f32>,
+    ) -> Result<(), Poisoned> {
+        let hidden = self.graph.spec().hidden;
+        let slots = if self.rows == 1 { routes.active.len() } else { made.rows() };
+        let grid = made.grid(w, slots, PANEL_ROWS);
+        let panels = mixer.ffn.div_ceil(PANEL_ROWS);
+        w.each(panels, self.grain(), grid, |claim, mut out| {
+            let mut tile = std::mem::take(&mut lane.tile);
+            let width = claim.len() * 2 * PANEL_ROWS;
+            for active in &routes.active {
+                let Expert { gate_up, .. } = &mixer.bank[active.expert];
+                let rows = gate_up.each_ref().map(|matrix| {
+                    let kind = matrix.kind();
+                    let alone = (self.rows == 1).then(|| lane.form(kind));
+                    self.slot_rows(w, active, forms, alone, kind, hidden)
+                });
+                self.multiply_pair(gate_up, &claim, rows, active.count, &mut tile);
+                for (i, products) in tile.chunks_exact(width).take(active.count).enumerate() {
+                    self.graph.kernels.gated(mixer.act, products, out.row(active.first + i));
+                }
+            }
+            lane.tile = tile;
+        });
+        w.barrier()
+    }
+
+    /// Ends the block: every row's experts, weighted, in the order of their index.
+    fn down(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        block: &Block<Loaded>,
+        mixer: &Experts<Loaded>,
+        routes: &Routes,
+        forms: &[Shared<'_, u8>; 3],
+    ) -> Result<(), Poisoned> {
+        let spec = self.graph.spec();
+        let bytes = routes.forms.len() / routes.active.len().max(1);
+        let to = if block.post.is_some() { &self.b.mixed } else { &self.b.x };
+        let grid = to.grid(w, self.rows, PANEL_ROWS);
+        let panels = spec.hidden.div_ceil(PANEL_ROWS);
+        w.each(panels, self.grain(), grid, |claim, mut out| {
+            let columns = out.cols();
+            if block.post.is_some() {
+                (0..self.rows).for_each(|row| out.row(row).fill(0.0));
+            }
+            for (i, active) in routes.active.iter().enumerate() {
+                let matrix = &mixer.bank[active.expert].down;
+                let kind = matrix.kind();
+                let alone = (self.rows == 1).then(|| &routes.forms[i * bytes..]);
+                let rows = self.slot_rows(w, active, forms, alone, kind, mixer.ffn);
+                let tile = Tile::new(&mut lane.tile, columns, active.count, columns);
+                self.multiply(matrix, claim.clone(), rows, tile);
+                let slots = &routes.rows[active.first..][..active.count];
+                for (&(row, weight), product) in slots.iter().zip(lane.tile.chunks(columns)) {
+                    self.graph.kernels.add_scaled(out.row(row), product, weight);
+                }
+            }
+        });
+        self.add_mixed(w, lane, block)?;
+        self.end_block(w)
+    }
+
+    /// The rows of an expert in the form `kind`, `k` values wide; `alone` has those of a single row.
+    fn slot_rows<'s>(
+        &self,
+        w: &'s Worker<'_>,
+        active: &Active,
+        forms: &'s [Shared<'_, u8>; 3],
+        alone: Option<&'s [u8]>,
+        kind: Activation,
+        k: usize,
+    ) -> Activations<'s> {
+        let bytes = kind.row_bytes(k);
+        let group = self.graph.kernels.group();
+        if let Some(row) = alone {
+            return Activations::new(kind, k, &row[..bytes], 1, group);
+        }
+        let data = &forms[slot(kind)].read(w)[active.first * bytes..][..active.count * bytes];
+        Activations::new(kind, k, data, active.count, group)
+    }
+}

@@ -1,0 +1,194 @@
+//! What buffers a model's passes need: each mixer says so.
+
+use goldcrest_kernels::{Activation, Format};
+
+use super::attention::ATTENTION_ROWS;
+use super::rope::Rotation;
+use crate::error::{Result, unsupported};
+use crate::model::weights::Loaded;
+use crate::spec::{Mixer, Spec};
+
+/// Different widths of one sort of buffer that a model may have.
+pub(super) const WIDTHS: usize = 8;
+
+/// The forms of activations that some matrices want.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Kinds([bool; 3]);
+
+pub(super) const KINDS: [Activation; 3] = [Activation::F32, Activation::Q8, Activation::Q8K];
+
+pub(super) fn slot(kind: Activation) -> usize {
+    match kind {
+        Activation::F32 => 0,
+        Activation::Q8 => 1,
+        Activation::Q8K => 2,
+    }
+}
+
+impl Kinds {
+    pub(super) fn of(kinds: impl IntoIterator<Item = Activation>) -> Self {
+        let mut set = Self::default();
+        kinds.into_iter().for_each(|kind| set.0[slot(kind)] = true);
+        set
+    }
+
+    pub(super) fn contains(self, kind: Activation) -> bool {
+        self.0[slot(kind)]
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = Activation> {
+        KINDS.into_iter().filter(move |&kind| self.contains(kind))
+    }
+
+    pub(super) fn union(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] || other.0[i]))
+    }
+}
+
+impl From<Activation> for Kinds {
+    fn from(kind: Activation) -> Self {
+        Self::of([kind])
+    }
+}
+
+/// How many rows a buffer has: those of the pass, or one for each expert that a row goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    Pass,
+    Routed,
+}
+
+/// Quantised rows of `k` values.
+#[derive(Debug)]
+pub(super) struct FormWidth {
+    pub(super) k: usize,
+    pub(super) rows: Rows,
+    pub(super) kinds: Kinds,
+}
+
+/// Rows of `width` floats.
+#[derive(Debug)]
+pub(super) struct FloatWidth {
+    pub(super) width: usize,
+    pub(super) rows: Rows,
+}
+
+/// Sizes of all buffers of a pass but for the number of its rows.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    pub(super) forms: Vec<FormWidth>,
+    pub(super) floats: Vec<FloatWidth>,
+    /// Cosines and sines of a position, for every rotation.
+    pub(super) angles: usize,
+    /// A block normalises what its mixer made.
+    pub(super) mixed: bool,
+    /// The widest row that is quantised, and all of its forms.
+    pub(super) longest: usize,
+    pub(super) kinds: Kinds,
+    /// Numbers of a task's queries, of a key, and of attention's own room.
+    pub(super) queries: usize,
+    pub(super) key: usize,
+    pub(super) scores: usize,
+    pub(super) routing: Routing,
+    /// Rows that a kernel takes at once.
+    pub(super) group: usize,
+}
+
+/// The greatest numbers of experts of any block.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Routing {
+    pub(super) count: usize,
+    pub(super) used: usize,
+    /// Widest row of an expert, in its forms.
+    pub(super) form_bytes: usize,
+}
+
+impl Routing {
+    /// Rows of a buffer of [`Rows::Routed`]: every expert's begin at a whole group.
+    pub(super) fn slots(&self, rows: usize, group: usize) -> usize {
+        match rows {
+            1 => self.used,
+            _ => rows * self.used + self.count.min(rows * self.used) * (group - 1),
+        }
+    }
+}
+
+impl Needs {
+    pub(super) fn new(spec: &Spec<Loaded>, rotations: &[Rotation], group: usize) -> Result<Self> {
+        let mut needs = Self { group, ..Self::default() };
+        needs.angles = rotations.iter().map(|rotation| 2 * rotation.pairs()).sum();
+        needs.mixed = spec.blocks.iter().any(|block| block.post.is_some());
+        needs.form(spec.hidden, Rows::Pass, [spec.head.format]);
+        for block in &spec.blocks {
+            match &block.mixer {
+                Mixer::Attention(mixer) => needs.attention(spec.hidden, mixer),
+                Mixer::Dense(mixer) => {
+                    needs.form(spec.hidden, Rows::Pass, formats(&mixer.gate_up));
+                    needs.float(mixer.ffn.next_multiple_of(16), Rows::Pass);
+                    needs.form(mixer.ffn, Rows::Pass, [mixer.down.format]);
+                }
+                Mixer::Experts(mixer) => needs.experts(spec.hidden, mixer),
+            }
+        }
+        if needs.forms.len() > WIDTHS || needs.floats.len() > WIDTHS {
+            return Err(unsupported(format!("a model of more than {WIDTHS} different widths")));
+        }
+        Ok(needs)
+    }
+
+    fn attention(&mut self, hidden: usize, mixer: &crate::spec::Attention<Loaded>) {
+        let heads = mixer.heads;
+        self.form(hidden, Rows::Pass, mixer.qkv.iter().map(|linear| linear.matrix.format));
+        self.float(super::attention::Widths::new(heads).qkv, Rows::Pass);
+        self.float(heads.q(), Rows::Pass);
+        self.form(heads.q(), Rows::Pass, [mixer.output.format]);
+        let queries = ATTENTION_ROWS * heads.group() * heads.head_dim;
+        self.queries = self.queries.max(queries);
+        self.key = self.key.max(heads.head_dim);
+        self.scores = self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim));
+    }
+
+    fn experts(&mut self, hidden: usize, mixer: &crate::spec::Experts<Loaded>) {
+        let bank = &mixer.bank;
+        // Rows are quantised for each expert from the router's floats.
+        self.form(hidden, Rows::Pass, [mixer.router.format, Format::F32]);
+        self.form(hidden, Rows::Pass, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
+        self.form(hidden, Rows::Routed, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
+        self.float(mixer.ffn.next_multiple_of(16), Rows::Routed);
+        let down = Kinds::of(bank.iter().map(|expert| expert.down.kind()));
+        self.form(mixer.ffn, Rows::Routed, bank.iter().map(|expert| expert.down.format));
+        let bytes = down.iter().map(|kind| kind.row_bytes(mixer.ffn)).max().unwrap_or(0);
+        let routing = &mut self.routing;
+        routing.count = routing.count.max(mixer.count);
+        routing.used = routing.used.max(mixer.used);
+        routing.form_bytes = routing.form_bytes.max(bytes);
+    }
+
+    fn form(&mut self, k: usize, rows: Rows, formats: impl IntoIterator<Item = Format>) {
+        let kinds = Kinds::of(formats.into_iter().map(Format::activation));
+        self.longest = self.longest.max(k);
+        self.kinds = self.kinds.union(kinds);
+        match self.forms.iter_mut().find(|form| form.k == k && form.rows == rows) {
+            Some(form) => form.kinds = form.kinds.union(kinds),
+            None => self.forms.push(FormWidth { k, rows, kinds }),
+        }
+    }
+
+    fn float(&mut self, width: usize, rows: Rows) {
+        if !self.floats.iter().any(|float| float.width == width && float.rows == rows) {
+            self.floats.push(FloatWidth { width, rows });
+        }
+    }
+
+    /// Rows of a buffer in a pass of `rows`.
+    pub(super) fn rows_of(&self, sort: Rows, rows: usize) -> usize {
+        match sort {
+            Rows::Pass => rows,
+            Rows::Routed => self.routing.slots(rows, self.group),
+        }
+    }
+}
+
+fn formats(pair: &[crate::model::weights::Matrix; 2]) -> [Format; 2] {
+    [pair[0].format, pair[1].format]
+}
