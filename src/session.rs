@@ -143,20 +143,17 @@ impl Session {
         }
         self.append(ids)?;
         let vocab = self.vocab();
-        let mut all = Vec::with_capacity(ids.len() * vocab);
+        let mut all = Vec::new();
         let start = Instant::now();
         let mut result = Ok(());
-        for ids in ids.chunks(BATCH) {
-            result = result.and_then(|()| self.pass(ids.len(), ids.len(), cancel));
-            all.extend_from_slice(
-                &self.run.logits[..if result.is_ok() { ids.len() * vocab } else { 0 }],
-            );
+        for piece in ids.chunks(BATCH) {
+            result = result.and_then(|()| self.pass(piece.len(), piece.len(), cancel));
+            let logits = std::mem::take(&mut self.run.logits);
+            if all.is_empty() { all = logits } else { all.extend(logits) }
         }
-        self.run.logits.truncate(vocab);
-        self.run.logits.shrink_to_fit();
+        self.run.logits = all[all.len() - vocab..].to_vec();
         self.stats.prompt(ids.len(), start.elapsed());
         self.keep_what_ran(result)?;
-        self.run.logits.copy_from_slice(&all[all.len() - vocab..]);
         Ok(all)
     }
 

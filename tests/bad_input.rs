@@ -54,6 +54,9 @@ fn fails(bytes: &[u8], kind: ErrorKind, named: &[&str]) {
     let allocated = ALLOCATED.get() - before;
     check_error(&result.expect_err("must not load"), kind, named);
     assert!(allocated <= 16 * bytes.len() + 65_536, "{allocated} bytes for {}", bytes.len());
+    // Loading a model says the same.
+    let loaded = fuzzing::gguf(bytes).and_then(fuzzing::run);
+    check_error(&loaded.expect_err("must not load"), kind, named);
 }
 
 #[track_caller]
@@ -379,6 +382,8 @@ fn folder_fails(config: &str, weights: &[u8], kind: ErrorKind, named: &[&str]) {
     check_error(&result.expect_err("must not load"), kind, named);
     let len = config.len() + weights.len();
     assert!(allocated <= 64 * len + 65_536, "{allocated} bytes for {len}");
+    let loaded = fuzzing::folder(config.as_bytes(), weights).and_then(fuzzing::run);
+    check_error(&loaded.expect_err("must not load"), kind, named);
 }
 
 #[test]
@@ -525,6 +530,7 @@ proptest! {
         }
         if let Ok(checkpoint) = fuzzing::gguf(&head) {
             fuzzing::exercise(&checkpoint);
+            let _ = fuzzing::run(checkpoint);
         }
     }
 
@@ -543,6 +549,7 @@ proptest! {
         for config in [&config[..], tiny_config().to_string().as_bytes()] {
             if let Ok(checkpoint) = fuzzing::folder(config, &weights) {
                 fuzzing::exercise(&checkpoint);
+                let _ = fuzzing::run(checkpoint);
             }
         }
     }

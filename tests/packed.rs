@@ -342,6 +342,7 @@ proptest::proptest! {
         fuzzing::seal(&mut file);
         if let Ok(checkpoint) = fuzzing::packed(&file) {
             fuzzing::exercise(&checkpoint);
+            let _ = fuzzing::run(checkpoint);
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("changed.gcpack");
             std::fs::write(&path, file).unwrap();

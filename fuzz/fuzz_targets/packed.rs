@@ -10,5 +10,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     fuzzing::seal(&mut bytes);
     if let Ok(checkpoint) = fuzzing::packed(&bytes) {
         fuzzing::exercise(&checkpoint);
+        let _ = fuzzing::run(checkpoint);
     }
 });

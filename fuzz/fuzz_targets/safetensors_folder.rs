@@ -11,5 +11,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let (config, weights) = rest.split_at(len);
     if let Ok(checkpoint) = fuzzing::folder(config, weights) {
         fuzzing::exercise(&checkpoint);
+        let _ = fuzzing::run(checkpoint);
     }
 });

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::model::Model;
 
 /// Reads `bytes` as a GGUF file.
 pub fn gguf(bytes: &[u8]) -> Result<Checkpoint> {
@@ -36,6 +37,25 @@ pub fn folder(config: &[u8], weights: &[u8]) -> Result<Checkpoint> {
         bytes: Bytes::Given(weights.to_vec().into()),
     };
     Checkpoint::assemble_folder(path, folder, vec![source], tensors)
+}
+
+/// Loads a model and runs it, as a program would; what comes of it does not matter, panics do.
+///
+/// # Errors
+/// Those of loading and running.
+pub fn run(checkpoint: Checkpoint) -> Result<()> {
+    const TOKENS: usize = 24;
+    let context = checkpoint.config()?.context_length().min(TOKENS);
+    let path = checkpoint.path().to_path_buf();
+    let model = Model::loader(path).threads(1).context(context).load_from(checkpoint)?;
+    let mut session = model.session()?;
+    let vocab = model.config().vocab_size() as u32;
+    let prompt: Vec<u32> =
+        (0..context as u32 - context.div_ceil(2) as u32).map(|i| i % vocab).collect();
+    if !prompt.is_empty() {
+        session.push(&prompt)?;
+    }
+    (0..context - prompt.len()).try_for_each(|i| session.push(&[i as u32 % vocab]))
 }
 
 /// Calls everything that a program would call on an open file; the results do not matter, panics do.

@@ -298,10 +298,15 @@ impl Loader {
     /// machine lacks; [`ErrorKind::Input`](crate::ErrorKind::Input) for settings out of range;
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
     pub fn load(mut self) -> Result<Model> {
+        let checkpoint = self.checkpoint()?;
+        self.load_from(checkpoint)
+    }
+
+    /// Loads the model of a checkpoint that is open.
+    pub(crate) fn load_from(self, checkpoint: Checkpoint) -> Result<Model> {
         let kernels = choose_kernels(self.isa, self.deterministic)?;
         let threads = choose_threads(self.threads)?;
         self.check_quantize()?;
-        let checkpoint = self.checkpoint()?;
         let decoder = checkpoint.decoder()?;
         let context = choose_context(self.context, &decoder.config)?;
         let spec = checkpoint.spec(&decoder)?;

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use clap::Args;
@@ -27,12 +28,14 @@ const ROUNDS: usize = 3;
 Examples:
   goldcrest bench -m model.gguf
   goldcrest bench --shape smollm2-135m --quant q4_k_m -t 1,2 --isa avx2,avx512-vnni
+  goldcrest bench --shape llama-3.2-1b --quant q4_0 -p 0 --sequences 1,4,16,64
   goldcrest bench --shape deepseek-r1-distill-qwen-1.5b --quant q4_0 --save model.gguf -r 0
 
 `pp512` runs a prompt of 512 tokens, `tg64` decodes 64 tokens one by one from an empty context; the
 tokens are random. The bandwidth of decoding is the bytes of weights that a token reads times the
 tokens per second; its share is of the best of several probes, run between the repetitions with
-the same number of threads. Weights that fit into a cache can pass 100%.")]
+the same number of threads. Weights that fit into a cache can pass 100%. `tg64 x16` decodes 64 tokens
+of each of 16 sequences at once and counts all of them.")]
 pub(crate) struct BenchArgs {
     /// GGUF file, Hugging Face folder or packed file
     #[arg(short, long, value_name = "MODEL", required_unless_present = "shape")]
@@ -53,6 +56,13 @@ pub(crate) struct BenchArgs {
     /// Tokens to decode; 0 leaves the test out
     #[arg(short = 'n', long = "n-gen", value_name = "N", default_value_t = 64)]
     decode: usize,
+    /// Sequences that decode together, a thread each, in tests of their own
+    #[arg(long, value_name = "N,N", value_delimiter = ',',
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    sequences: Vec<usize>,
+    /// A prompt in pieces of N tokens, with logits after every token: as much work as N sequences
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    pieces: Option<usize>,
     /// Numbers of threads [default: the physical cores that the process may use]
     #[arg(short, long, value_name = "N,N", value_delimiter = ',',
         value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
@@ -118,6 +128,7 @@ struct Line<'a> {
     #[serde(flatten)]
     run: &'a Run,
     test: &'a str,
+    sequences: usize,
     tps: Rates,
     cpu_seconds_per_token: Option<f64>,
     /// Decoding alone is bound by memory: of a prompt, many tokens share a read.
@@ -206,40 +217,91 @@ fn type_name(checkpoint: &Checkpoint) -> String {
     main.map_or_else(String::new, |ty| ty.to_string())
 }
 
+/// What a test does with its tokens.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// All at once.
+    Prompt,
+    /// One after another.
+    Decode,
+    /// One after another, in so many sessions at once.
+    Sequences(usize),
+    /// In pieces of so many, with all logits.
+    Pieces(usize),
+}
+
 /// One test and its measurements.
 struct Test {
     name: String,
+    way: Way,
+    /// Of one sequence.
     tokens: usize,
-    /// Tokens of one pass.
-    batch: usize,
     seconds: Vec<f64>,
     cpu_seconds: Option<f64>,
 }
 
 impl Test {
-    /// `batch` tokens at once; `None` for no tokens.
-    fn new(name: &str, tokens: usize, batch: usize) -> Option<Self> {
-        let name = format!("{name}{tokens}");
-        (tokens > 0).then(|| Self {
-            name,
-            tokens,
-            batch,
-            seconds: Vec::new(),
-            cpu_seconds: Some(0.0),
-        })
+    /// `None` for no tokens.
+    fn new(way: Way, tokens: usize) -> Option<Self> {
+        let name = match way {
+            Way::Prompt => format!("pp{tokens}"),
+            Way::Decode => format!("tg{tokens}"),
+            Way::Sequences(n) => format!("tg{tokens} x{n}"),
+            Way::Pieces(n) => format!("pp{tokens} /{n}"),
+        };
+        let (seconds, cpu_seconds) = (Vec::new(), Some(0.0));
+        (tokens > 0).then(|| Self { name, way, tokens, seconds, cpu_seconds })
     }
 
-    fn run(&self, session: &mut Session) -> goldcrest::Result<()> {
-        session.clear();
-        let vocab = session.model().config().vocab_size() as u32;
+    /// All tests that the arguments ask for.
+    fn all(args: &BenchArgs) -> Vec<Self> {
+        let sequences = args.sequences.iter().map(|&n| (Way::Sequences(n), args.decode));
+        let pieces = args.pieces.iter().map(|&n| (Way::Pieces(n), args.prompt));
+        let first = [(Way::Prompt, args.prompt), (Way::Decode, args.decode)];
+        let all = first.into_iter().chain(pieces).chain(sequences);
+        all.filter_map(|(way, tokens)| Self::new(way, tokens)).collect()
+    }
+
+    fn sequences(&self) -> usize {
+        if let Way::Sequences(n) = self.way { n } else { 1 }
+    }
+
+    /// Tokens of all sequences.
+    fn all_tokens(&self) -> f64 {
+        (self.tokens * self.sequences()) as f64
+    }
+
+    fn run(&self, sessions: &mut [Session]) -> goldcrest::Result<()> {
+        let vocab = sessions[0].model().config().vocab_size() as u32;
         let ids: Vec<u32> = token_ids(vocab).take(self.tokens).collect();
-        ids.chunks(self.batch).try_for_each(|ids| session.push(ids))
+        let sessions = &mut sessions[..self.sequences()];
+        sessions.iter_mut().for_each(Session::clear);
+        match self.way {
+            Way::Prompt => sessions[0].push(&ids),
+            Way::Decode => ids.chunks(1).try_for_each(|ids| sessions[0].push(ids)),
+            Way::Pieces(n) => {
+                ids.chunks(n).try_for_each(|ids| sessions[0].logits_all(ids).map(drop))
+            }
+            Way::Sequences(_) => thread::scope(|scope| {
+                let decode =
+                    |session: &mut Session| ids.chunks(1).try_for_each(|ids| session.push(ids));
+                let threads: Vec<_> = sessions
+                    .iter_mut()
+                    .map(|session| scope.spawn(move || decode(session)))
+                    .collect();
+                // A panic of a thread goes on in this one.
+                let results = threads.into_iter().map(|thread| {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                });
+                results.collect()
+            }),
+        }
     }
 
-    fn measure(&mut self, session: &mut Session) -> goldcrest::Result<()> {
+    fn measure(&mut self, sessions: &mut [Session]) -> goldcrest::Result<()> {
         let cpu = machine::cpu_seconds();
         let start = Instant::now();
-        self.run(session)?;
+        self.run(sessions)?;
         self.seconds.push(start.elapsed().as_secs_f64());
         let cpu = machine::cpu_seconds().zip(cpu).map(|(after, before)| after - before);
         self.cpu_seconds = self.cpu_seconds.zip(cpu).map(|(sum, cpu)| sum + cpu);
@@ -247,17 +309,19 @@ impl Test {
     }
 
     fn line<'a>(&'a self, run: &'a Run, limit: Option<Limit>) -> Line<'a> {
-        let rates: Vec<f64> = self.seconds.iter().map(|s| self.tokens as f64 / s).collect();
+        let rates: Vec<f64> = self.seconds.iter().map(|s| self.all_tokens() / s).collect();
         let tps = Rates {
             median: median(&rates),
             min: rates.iter().copied().fold(f64::INFINITY, f64::min),
             max: rates.iter().copied().fold(0.0, f64::max),
         };
-        let gbs = (self.batch == 1).then_some(run.bytes_per_token as f64 * 1e-9 * tps.median);
-        let all_tokens = (self.tokens * self.seconds.len()) as f64;
+        let gbs =
+            (self.way == Way::Decode).then_some(run.bytes_per_token as f64 * 1e-9 * tps.median);
+        let all_tokens = self.all_tokens() * self.seconds.len() as f64;
         Line {
             run,
             test: &self.name,
+            sequences: self.sequences(),
             tps,
             cpu_seconds_per_token: self.cpu_seconds.map(|s| s / all_tokens),
             bandwidth_gbs: gbs,
@@ -297,21 +361,19 @@ fn measure(
     let start = Instant::now();
     let model = loader.load().map_err(Failure::of_arguments)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let mut session = model.session_with(SessionOptions::default().context(context))?;
-    let mut tests: Vec<Test> =
-        [Test::new("pp", args.prompt, args.prompt), Test::new("tg", args.decode, 1)]
-            .into_iter()
-            .flatten()
-            .collect();
+    let mut tests = Test::all(args);
+    let most = tests.iter().map(Test::sequences).max().unwrap_or(1);
+    let one = || model.session_with(SessionOptions::default().context(context));
+    let mut sessions: Vec<Session> = (0..most).map(|_| one()).collect::<Result<_, _>>()?;
     for test in &tests {
-        test.run(&mut session)?;
+        test.run(&mut sessions)?;
     }
     // Before the probes' buffers come.
     let peak_rss_bytes = machine::peak_rss();
     let mut bandwidth = Bandwidth::new(model.threads(), args.probe.map(|mb| mb << 20))?;
     for _ in 0..args.repetitions {
         for test in &mut tests {
-            test.measure(&mut session)?;
+            test.measure(&mut sessions)?;
         }
         bandwidth.round();
     }
@@ -361,7 +423,7 @@ fn table(
     }
     let columns = ["test", "tokens/s", "min", "max", "CPU ms/token", "GB/s", "of memory"];
     let [test, rate, min, max, cpu, gbs, share] = columns;
-    writeln!(out, "{test:<8}{rate:>10}{min:>10}{max:>10}{cpu:>14}{gbs:>8}{share:>11}")?;
+    writeln!(out, "{test:<12}{rate:>10}{min:>10}{max:>10}{cpu:>14}{gbs:>8}{share:>11}")?;
     for line in lines {
         let Rates { median, min, max } = line.tps;
         let number = |x: Option<f64>, scale: f64, digits: usize, unit: &str| {
@@ -371,7 +433,10 @@ fn table(
         let gbs = number(line.bandwidth_gbs, 1.0, 1, "");
         let share = number(line.bandwidth_fraction, 100.0, 0, "%");
         let test = line.test;
-        writeln!(out, "{test:<8}{median:>10.1}{min:>10.1}{max:>10.1}{cpu:>14}{gbs:>8}{share:>11}")?;
+        writeln!(
+            out,
+            "{test:<12}{median:>10.1}{min:>10.1}{max:>10.1}{cpu:>14}{gbs:>8}{share:>11}"
+        )?;
     }
     writeln!(out)
 }
