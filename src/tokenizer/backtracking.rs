@@ -2,17 +2,12 @@
 
 use fancy_regex::{Error as RegexError, Regex, RegexBuilder, RuntimeError};
 
+use super::limits::Work;
 use crate::error::{Error, Result, tokenizer_error};
 
 /// Backtracking steps of one search. The first is enough for words; each of the others is tried where
-/// the one before it was not, and taken off the [`budget`] of the text.
+/// the one before it was not, and counts as work.
 const STEPS: [usize; 4] = [1 << 8, 1 << 12, 1 << 16, 1 << 20];
-
-/// Steps of the searches in a text of `length` that take more than the least. Gaps and runs of spaces
-/// take a few a byte; a pattern that was made to take time has none left soon.
-fn budget(length: usize) -> usize {
-    (16 << 20) + 128 * length
-}
 
 /// A pattern compiled with each limit in [`STEPS`].
 pub(super) struct Backtracking(Vec<Regex>);
@@ -32,11 +27,15 @@ impl Backtracking {
     ///
     /// # Errors
     /// The searches take too many steps.
-    pub(super) fn matches(&self, text: &str, found: &mut impl FnMut(usize, usize)) -> Result<()> {
-        let mut budget = budget(text.len());
+    pub(super) fn matches(
+        &self,
+        text: &str,
+        work: &mut Work,
+        found: &mut impl FnMut(usize, usize),
+    ) -> Result<()> {
         let (mut at, mut last) = (0, None);
         while at <= text.len() {
-            let Some((start, end)) = self.search(text, at, &mut budget)? else { break };
+            let Some((start, end)) = self.search(text, at, work)? else { break };
             // An empty match right after another is none.
             if start < end || last != Some(end) {
                 found(start, end);
@@ -47,11 +46,10 @@ impl Backtracking {
         Ok(())
     }
 
-    fn search(&self, text: &str, at: usize, budget: &mut usize) -> Result<Option<(usize, usize)>> {
+    fn search(&self, text: &str, at: usize, work: &mut Work) -> Result<Option<(usize, usize)>> {
         for (level, regex) in self.0.iter().enumerate() {
             if level > 0 {
-                *budget =
-                    budget.checked_sub(STEPS[level]).ok_or_else(|| gave_up("too many steps"))?;
+                work.take(STEPS[level])?;
             }
             match regex.find_from_pos(text, at) {
                 Ok(found) => return Ok(found.map(|found| (found.start(), found.end()))),
@@ -108,7 +106,8 @@ mod tests {
 
     fn count(pattern: &str, text: &str) -> Result<usize> {
         let mut count = 0;
-        Backtracking::new(pattern).unwrap().matches(text, &mut |_, _| count += 1)?;
+        let backtracking = Backtracking::new(pattern).unwrap();
+        backtracking.matches(text, &mut Work::new(text.len()), &mut |_, _| count += 1)?;
         Ok(count)
     }
 
@@ -117,7 +116,7 @@ mod tests {
         let spaces = " ".repeat(100_000);
         assert!(count(r"(?:(?:\s|\s\s)+(?!\s))x|y", &spaces).is_err());
         // Every match takes some thousand steps.
-        let hard = format!("{}x", "a".repeat(12)).repeat(10_000);
+        let hard = format!("{}x", "a".repeat(12)).repeat(20_000);
         assert!(count(r"(?:a|aa|aaa)+(?!a)y|a+x(?!z)", &hard).is_err());
     }
 

@@ -27,6 +27,28 @@ pub(super) const MAX_AFFIX: usize = 256;
 /// Bytes of a pattern; compiled, it is limited by the engines.
 pub(super) const MAX_PATTERN: usize = 1 << 16;
 
+/// Steps that the patterns of a tokenizer may take on a text, which a published one comes nowhere
+/// near: it takes a few a byte.
+pub(super) struct Work(usize);
+
+impl Work {
+    /// For a text of `length` bytes.
+    pub(super) fn new(length: usize) -> Self {
+        Self((16 << 20) + 512 * length)
+    }
+
+    /// Takes `steps` off what is left.
+    pub(super) fn take(&mut self, steps: usize) -> Result<(), Error> {
+        let left = self.0.checked_sub(steps).ok_or_else(|| {
+            tokenizer_error(
+                "the pre-tokenizer gave up on the text: its pattern takes too many steps",
+            )
+        });
+        self.0 = left?;
+        Ok(())
+    }
+}
+
 /// The start of a text of the file for an error, which is not to be as long as the file.
 pub(super) fn shown(text: &str) -> String {
     const LENGTH: usize = 100;

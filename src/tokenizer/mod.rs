@@ -17,6 +17,7 @@ mod eog;
 mod gguf;
 mod json;
 mod limits;
+mod linear;
 mod merge;
 mod normalize;
 mod pretokenizers;
@@ -299,9 +300,10 @@ impl Model {
             Self::Bpe { model, .. } => model.encode(vocab, text, out),
             Self::Spm(model) => model.encode(vocab, text, after_special, out),
             Self::WordPiece { normalizer, steps, model } => {
-                let (text, at_start) = normalizer.apply(text)?;
+                let mut work = limits::Work::new(text.len());
+                let (text, at_start) = normalizer.apply(text, &mut work)?;
                 let mut words = words::Words::new(text, at_start);
-                steps.iter().try_for_each(|step| step.run(&mut words))?;
+                steps.iter().try_for_each(|step| step.run(&mut words, &mut work))?;
                 // The vocabulary marks the start of a word.
                 words
                     .iter()

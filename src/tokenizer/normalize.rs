@@ -6,7 +6,7 @@ use unicode_normalization_alignments::char::is_combining_mark;
 
 use super::bpe::byte_to_char;
 use super::charsmap::Charsmap;
-use super::limits::{grown, outgrown};
+use super::limits::{Work, grown, outgrown};
 use super::words::Pattern;
 use crate::error::Result;
 
@@ -52,11 +52,11 @@ pub(super) struct Bert {
 impl Normalizer {
     /// The normal form of `text`, and whether it has the start of the text: where characters were taken
     /// off, nothing is the first word of the text any more.
-    pub(super) fn apply(&self, text: &str) -> Result<(String, bool)> {
+    pub(super) fn apply(&self, text: &str, work: &mut Work) -> Result<(String, bool)> {
         let limit = grown(text.len());
         let (mut text, mut kept) = (text.to_owned(), true);
         for step in &self.0 {
-            let (next, start) = step.apply(text, limit)?;
+            let (next, start) = step.apply(text, limit, work)?;
             if next.len() > limit {
                 return Err(outgrown("normalizer", limit));
             }
@@ -67,7 +67,7 @@ impl Normalizer {
 }
 
 impl Step {
-    fn apply(&self, text: String, limit: usize) -> Result<(String, bool)> {
+    fn apply(&self, text: String, limit: usize, work: &mut Work) -> Result<(String, bool)> {
         let whole = |text: String| Ok((text, true));
         match self {
             Self::Bert(bert) => Ok(bert.apply(text)),
@@ -91,7 +91,7 @@ impl Step {
                 mapped.map(|text| (text, true)).ok_or_else(|| outgrown("normalizer", limit))
             }
             Self::Replace { pattern, content } => pattern
-                .replace(&text, content, limit)?
+                .replace(&text, content, limit, work)?
                 .ok_or_else(|| outgrown("normalizer: Replace", limit)),
             Self::Prepend(_) if text.is_empty() => whole(text),
             Self::Prepend(start) if start.len() > limit => {

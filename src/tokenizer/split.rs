@@ -1,10 +1,8 @@
 //! Splitting text into words by a regular expression, in linear time where it can be had.
 
-use regex_automata::Input;
-use regex_automata::meta::Regex;
-
 use super::backtracking::Backtracking;
-use super::limits::{MAX_PATTERN, shown};
+use super::limits::{MAX_PATTERN, Work, shown};
+use super::linear::{Found, Linear};
 use crate::error::{Result, tokenizer_error};
 
 /// The end that nearly every published pattern has: white space, less its last character where a
@@ -18,11 +16,11 @@ pub(super) const THOUSANDS: &str = r"(?=(\d{3})+(?!\d))";
 pub(super) enum Splitter {
     /// No look-around but [`TAIL`], which is done by hand: backtracking over a long run of spaces
     /// would exceed any limit. Pattern 1 is the white space of the tail.
-    Linear(Regex),
+    Linear(Linear),
     /// Any other pattern.
     Backtracking(Box<Backtracking>),
     /// [`THOUSANDS`]: between groups of three decimal digits, counted from the right.
-    Thousands(Regex),
+    Thousands(Linear),
 }
 
 /// Byte ranges with whether each is a match; together they are the whole text, and none is empty.
@@ -76,11 +74,8 @@ impl Splitter {
         if !has_possessive(pattern) {
             let patterns = [main.unwrap_or(pattern), r"\s+"];
             let count = if main.is_some() { 2 } else { 1 };
-            match Regex::new_many(&patterns[..count]) {
-                Ok(regex) => return Ok(Self::Linear(regex)),
-                // It knows the syntax, which another engine may read otherwise.
-                Err(error) if error.size_limit().is_some() => return Err(wrong(error.to_string())),
-                Err(_) => {}
+            if let Some(linear) = Linear::new(&patterns[..count]).map_err(wrong)? {
+                return Ok(Self::Linear(linear));
             }
         }
         Backtracking::new(pattern).map(|regex| Self::Backtracking(Box::new(regex))).map_err(wrong)
@@ -88,25 +83,30 @@ impl Splitter {
 
     /// The splitter of [`THOUSANDS`].
     fn thousands() -> Result<Self> {
-        let digits = Regex::new(r"\p{Nd}+").map_err(|e| tokenizer_error(e.to_string()))?;
-        Ok(Self::Thousands(digits))
+        let digits = Linear::new(&[r"\p{Nd}+"]).ok().flatten();
+        digits.map(Self::Thousands).ok_or_else(|| tokenizer_error("no pattern for digits"))
     }
 
     /// Calls `found` with the start and end of each match in `text`.
-    pub(super) fn matches(&self, text: &str, found: &mut impl FnMut(usize, usize)) -> Result<()> {
+    pub(super) fn matches(
+        &self,
+        text: &str,
+        work: &mut Work,
+        found: &mut impl FnMut(usize, usize),
+    ) -> Result<()> {
         match self {
-            Self::Linear(regex) => linear(regex, text, found),
-            Self::Thousands(digits) => digits.find_iter(text).for_each(|run| {
-                thousands(text, run.start(), run.end(), found);
+            Self::Linear(linear) => linear_matches(linear, text, work, found),
+            Self::Thousands(digits) => digits.matches(text, work, |run| {
+                thousands(text, run, found);
+                run.end
             }),
-            Self::Backtracking(regex) => regex.matches(text, found)?,
+            Self::Backtracking(regex) => regex.matches(text, work, found),
         }
-        Ok(())
     }
 
-    pub(super) fn pieces(&self, text: &str) -> Result<Pieces> {
+    pub(super) fn pieces(&self, text: &str, work: &mut Work) -> Result<Pieces> {
         let mut pieces = Pieces::new(text.len());
-        self.matches(text, &mut |start, end| pieces.add(start, end))?;
+        self.matches(text, work, &mut |start, end| pieces.add(start, end))?;
         Ok(pieces.finish())
     }
 }
@@ -134,12 +134,15 @@ fn has_possessive(pattern: &str) -> bool {
     false
 }
 
-fn linear(regex: &Regex, text: &str, found: &mut impl FnMut(usize, usize)) {
-    let (mut at, mut last) = (0, None);
-    while at <= text.len() {
-        let Some(next) = regex.search(&Input::new(text).range(at..)) else { break };
-        let (start, mut end) = (next.start(), next.end());
-        if next.pattern().as_usize() == 1 && end < text.len() {
+fn linear_matches(
+    linear: &Linear,
+    text: &str,
+    work: &mut Work,
+    found: &mut impl FnMut(usize, usize),
+) -> Result<()> {
+    let mut last = None;
+    linear.matches(text, work, |Found { pattern, start, mut end }| {
+        if pattern == 1 && end < text.len() {
             let space = text[..end].char_indices().next_back().map_or(end, |(space, _)| space);
             if space > start {
                 end = space;
@@ -150,8 +153,8 @@ fn linear(regex: &Regex, text: &str, found: &mut impl FnMut(usize, usize)) {
             found(start, end);
         }
         last = Some(end);
-        at = if start < end { end } else { next_char(text, end) };
-    }
+        if start < end { end } else { next_char(text, end) }
+    })
 }
 
 /// The place after the character at `at`, past the end of `text` at its end.
@@ -160,8 +163,9 @@ pub(super) fn next_char(text: &str, at: usize) -> usize {
 }
 
 /// Calls `found` at each digit that begins a group of three.
-fn thousands(text: &str, start: usize, end: usize, found: &mut impl FnMut(usize, usize)) {
-    let starts: Vec<usize> = text[start..end].char_indices().map(|(at, _)| start + at).collect();
+fn thousands(text: &str, run: Found, found: &mut impl FnMut(usize, usize)) {
+    let digits = text[run.start..run.end].char_indices();
+    let starts: Vec<usize> = digits.map(|(at, _)| run.start + at).collect();
     for &group in starts.iter().skip(starts.len() % 3).step_by(3) {
         found(group, group);
     }
@@ -173,11 +177,12 @@ pub(super) struct Splitters(pub(super) Vec<Splitter>);
 impl Splitters {
     /// The words of `text` as byte ranges.
     pub(super) fn split(&self, text: &str) -> Result<Vec<(usize, usize)>> {
+        let mut work = Work::new(text.len());
         let mut words = vec![(0, text.len())];
         for splitter in &self.0 {
             let mut finer = Vec::with_capacity(words.len());
             for (start, end) in words {
-                let pieces = splitter.pieces(&text[start..end])?;
+                let pieces = splitter.pieces(&text[start..end], &mut work)?;
                 finer.extend(pieces.iter().map(|&((from, to), _)| (start + from, start + to)));
             }
             words = finer;
@@ -230,7 +235,7 @@ mod tests {
             let mut all = Vec::new();
             Splitter::new(pattern)
                 .unwrap()
-                .matches("ab\u{e9}", &mut |s, e| all.push((s, e)))
+                .matches("ab\u{e9}", &mut Work::new(4), &mut |s, e| all.push((s, e)))
                 .unwrap();
             all
         };

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::limits::shown;
+use super::limits::{Work, shown};
 use super::merge::Merger;
 use super::normalize::Normalizer;
 use super::special::{Matcher, Part};
@@ -47,6 +47,7 @@ impl Stages {
         out: &mut Vec<u32>,
     ) -> Result<()> {
         let mut merger = Merger::default();
+        let mut work = Work::new(text.len());
         for (at, part) in self.raw.partition(text, parse_special).into_iter().enumerate() {
             let text = match part {
                 Part::Token(id) => {
@@ -55,15 +56,17 @@ impl Stages {
                 }
                 Part::Text(text) => text,
             };
-            let (text, kept) = self.normalizer.apply(text)?;
+            let (text, kept) = self.normalizer.apply(text, &mut work)?;
             let parts = self.normalized.partition(&text, parse_special);
             for (inner, part) in parts.into_iter().enumerate() {
                 match part {
                     Part::Token(id) => out.push(id),
                     Part::Text(text) => {
                         let at_start = at == 0 && inner == 0 && kept;
-                        let words = Words::new(text.to_owned(), at_start);
-                        self.encode_words(vocab, words, &mut merger, out)?;
+                        let mut words = Words::new(text.to_owned(), at_start);
+                        let mut steps = self.steps.iter();
+                        steps.try_for_each(|step| step.run(&mut words, &mut work))?;
+                        self.encode_words(vocab, &words, &mut merger, out)?;
                     }
                 }
             }
@@ -74,13 +77,10 @@ impl Stages {
     fn encode_words(
         &self,
         vocab: &Vocab,
-        mut words: Words,
+        words: &Words,
         merger: &mut Merger,
         out: &mut Vec<u32>,
     ) -> Result<()> {
-        for step in &self.steps {
-            step.run(&mut words)?;
-        }
         words.iter().try_for_each(|word| match &self.model {
             Model::Bpe(model) => model.encode_word(vocab, word, merger, out),
             Model::WordPiece(model) => model.encode_word(word, out),

@@ -1,7 +1,7 @@
 //! The pre-tokenizers of a tokenizer.json: a text becomes words, step by step.
 
 use super::bpe::byte_to_char;
-use super::limits::{grown, outgrown};
+use super::limits::{Work, grown, outgrown};
 use super::normalize::is_punctuation;
 use super::split::{Pieces, Splitter};
 use crate::error::Result;
@@ -71,10 +71,10 @@ pub(super) enum Pattern {
 }
 
 impl Pattern {
-    fn pieces(&self, text: &str) -> Result<Pieces> {
+    fn pieces(&self, text: &str, work: &mut Work) -> Result<Pieces> {
         let mut pieces = Pieces::new(text.len());
         match self {
-            Self::Regex(splitter) => return splitter.pieces(text),
+            Self::Regex(splitter) => return splitter.pieces(text, work),
             Self::Literal(literal) => {
                 let found = text.match_indices(literal.as_str());
                 found.for_each(|(at, literal)| pieces.add(at, at + literal.len()));
@@ -92,6 +92,7 @@ impl Pattern {
         text: &str,
         content: &str,
         limit: usize,
+        work: &mut Work,
     ) -> Result<Option<(String, bool)>> {
         let mut out = String::with_capacity(text.len());
         let (mut done, mut kept) = (0, true);
@@ -107,12 +108,12 @@ impl Pattern {
             }
         };
         match self {
-            Self::Regex(splitter) => splitter.matches(text, &mut found)?,
+            Self::Regex(splitter) => splitter.matches(text, work, &mut found)?,
             Self::Literal(literal) => text
                 .match_indices(literal.as_str())
                 .for_each(|(at, literal)| found(at, at + literal.len())),
             Self::Char(_) | Self::Class(_) => {
-                let pieces = self.pieces(text)?;
+                let pieces = self.pieces(text, work)?;
                 pieces.iter().filter(|piece| piece.1).for_each(|piece| found(piece.0.0, piece.0.1));
             }
         }
@@ -198,10 +199,10 @@ pub(super) enum Step {
 }
 
 impl Step {
-    pub(super) fn run(&self, words: &mut Words) -> Result<()> {
+    pub(super) fn run(&self, words: &mut Words, work: &mut Work) -> Result<()> {
         match self {
             Self::Split { pattern, behavior, invert } => words.split(|word, out| {
-                behavior.cut(&pattern.pieces(word)?, !invert, out);
+                behavior.cut(&pattern.pieces(word, work)?, !invert, out);
                 Ok(())
             }),
             Self::FixedLength(length) => words.split(|word, out| {
@@ -240,7 +241,7 @@ mod tests {
 
     fn words(step: &Step, text: &str) -> Vec<String> {
         let mut words = Words::new(text.to_owned(), true);
-        step.run(&mut words).unwrap();
+        step.run(&mut words, &mut Work::new(100)).unwrap();
         words.iter().map(str::to_owned).collect()
     }
 
@@ -269,7 +270,7 @@ mod tests {
         assert_eq!(words(&step, "a b"), ["_a_b"]);
         assert_eq!(words(&step, " a"), ["_a"]);
         let mut later = Words::new("a".to_owned(), false);
-        step.run(&mut later).unwrap();
+        step.run(&mut later, &mut Work::new(100)).unwrap();
         assert_eq!(later.iter().collect::<Vec<_>>(), ["a"]);
     }
 }

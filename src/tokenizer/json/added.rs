@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::model;
 use crate::error::{Result, tokenizer_error};
-use crate::tokenizer::limits::shown;
+use crate::tokenizer::limits::{Work, shown};
 use crate::tokenizer::normalize::Normalizer;
 use crate::tokenizer::special::{Bounds, Matcher};
 use crate::tokenizer::vocab::{Kind, Vocab};
@@ -94,7 +94,7 @@ pub(super) fn matchers(tokens: &[Added], normalizer: &Normalizer) -> Result<[Mat
     for token in tokens.iter().filter(|token| !token.content.is_empty()).filter(latest) {
         let normalized = token.is_normalized();
         let text = match normalized {
-            true => normalizer.apply(&token.content)?.0,
+            true => normalizer.apply(&token.content, &mut Work::new(token.content.len()))?.0,
             false => token.content.clone(),
         };
         if text.is_empty() {
