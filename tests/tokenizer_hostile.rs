@@ -202,9 +202,9 @@ fn patterns_that_look_without_end_are_errors() {
     for pattern in ["(?:a|aa)+(?!a)c|x", r"(a*)*\1c", "a*c|a"] {
         let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
         let tokenizer = built(&with(bpe(), "pre_tokenizer", split)).unwrap();
-        let error = tokenizer.encode(&"a".repeat(LONG)).unwrap_err();
+        let error = tokenizer.encode(&"a".repeat(20_000)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Tokenizer);
-        assert!(error.to_string().contains("pre-tokenizer"), "{error}");
+        assert!(error.to_string().contains("pre_tokenizer"), "{error}");
     }
     for pattern in
         ["(", "a{1000}{1000}{1000}", "(?=(a+)+c)a", &"(".repeat(LONG), &"a?".repeat(LONG)]

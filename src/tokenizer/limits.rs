@@ -40,9 +40,7 @@ impl Work {
     /// Takes `steps` off what is left.
     pub(super) fn take(&mut self, steps: usize) -> Result<(), Error> {
         let left = self.0.checked_sub(steps).ok_or_else(|| {
-            tokenizer_error(
-                "the pre-tokenizer gave up on the text: its pattern takes too many steps",
-            )
+            tokenizer_error("a pattern gave up on the text: it takes too many steps")
         });
         self.0 = left?;
         Ok(())
@@ -58,6 +56,11 @@ pub(super) fn shown(text: &str) -> String {
             format!("{:?}... ({length} bytes)", &text[..text.floor_char_boundary(LENGTH)])
         }
     }
+}
+
+/// Adds to an error what part of the tokenizer it is about.
+pub(super) fn of_part(part: &str) -> impl Fn(Error) -> Error {
+    move |error| tokenizer_error(format!("{part}: {error}"))
 }
 
 /// Checks the number of steps of `part`.

@@ -125,7 +125,7 @@ impl Linear {
 }
 
 fn gave_up(why: impl std::fmt::Display) -> Error {
-    tokenizer_error(format!("the pre-tokenizer gave up on the text: {why}"))
+    tokenizer_error(format!("a pattern gave up on the text: {why}"))
 }
 
 #[cfg(test)]
@@ -154,8 +154,8 @@ mod tests {
     #[test]
     fn what_is_read_again_and_again_is_counted() {
         assert_eq!(all(&["a*c|a"], &"a".repeat(1000)).unwrap().len(), 1000);
-        assert!(all(&["a*c|a"], &"a".repeat(100_000)).is_err());
-        assert_eq!(all(&["a*c|a"], &("a".repeat(100_000) + "c")).unwrap().len(), 1);
+        assert!(all(&["a*c|a"], &"a".repeat(20_000)).is_err());
+        assert_eq!(all(&["a*c|a"], &("a".repeat(20_000) + "c")).unwrap().len(), 1);
     }
 
     #[test]

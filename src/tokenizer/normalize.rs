@@ -6,7 +6,7 @@ use unicode_normalization_alignments::char::is_combining_mark;
 
 use super::bpe::byte_to_char;
 use super::charsmap::Charsmap;
-use super::limits::{Work, grown, outgrown};
+use super::limits::{Work, grown, of_part, outgrown};
 use super::words::Pattern;
 use crate::error::Result;
 
@@ -87,11 +87,12 @@ impl Step {
                 Ok((shown.chars().map(|c| if nmt_space(c) { ' ' } else { c }).collect(), kept))
             }
             Self::Charsmap(map) => {
-                let mapped = map.apply(&text, limit)?;
+                let mapped = map.apply(&text, limit).map_err(of_part("normalizer"))?;
                 mapped.map(|text| (text, true)).ok_or_else(|| outgrown("normalizer", limit))
             }
             Self::Replace { pattern, content } => pattern
-                .replace(&text, content, limit, work)?
+                .replace(&text, content, limit, work)
+                .map_err(of_part("normalizer"))?
                 .ok_or_else(|| outgrown("normalizer: Replace", limit)),
             Self::Prepend(_) if text.is_empty() => whole(text),
             Self::Prepend(start) if start.len() > limit => {

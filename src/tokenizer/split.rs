@@ -1,7 +1,7 @@
 //! Splitting text into words by a regular expression, in linear time where it can be had.
 
 use super::backtracking::Backtracking;
-use super::limits::{MAX_PATTERN, Work, shown};
+use super::limits::{MAX_PATTERN, Work, of_part, shown};
 use super::linear::{Found, Linear};
 use crate::error::{Result, tokenizer_error};
 
@@ -182,7 +182,9 @@ impl Splitters {
         for splitter in &self.0 {
             let mut finer = Vec::with_capacity(words.len());
             for (start, end) in words {
-                let pieces = splitter.pieces(&text[start..end], &mut work)?;
+                let pieces = splitter
+                    .pieces(&text[start..end], &mut work)
+                    .map_err(of_part("pre-tokenizer"))?;
                 finer.extend(pieces.iter().map(|&((from, to), _)| (start + from, start + to)));
             }
             words = finer;

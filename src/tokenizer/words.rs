@@ -1,7 +1,7 @@
 //! The pre-tokenizers of a tokenizer.json: a text becomes words, step by step.
 
 use super::bpe::byte_to_char;
-use super::limits::{Work, grown, outgrown};
+use super::limits::{Work, grown, of_part, outgrown};
 use super::normalize::is_punctuation;
 use super::split::{Pieces, Splitter};
 use crate::error::Result;
@@ -202,7 +202,8 @@ impl Step {
     pub(super) fn run(&self, words: &mut Words, work: &mut Work) -> Result<()> {
         match self {
             Self::Split { pattern, behavior, invert } => words.split(|word, out| {
-                behavior.cut(&pattern.pieces(word, work)?, !invert, out);
+                let pieces = pattern.pieces(word, work).map_err(of_part("pre_tokenizer"))?;
+                behavior.cut(&pieces, !invert, out);
                 Ok(())
             }),
             Self::FixedLength(length) => words.split(|word, out| {
