@@ -1,6 +1,6 @@
 //! Any bytes as a packed file, with the checksums made right: what they guard is what is to be read.
 //!
-//! A start that gets far: `goldcrest pack` of a small model.
+//! A start that gets far: `goldcrest pack` of a small model, as `.ci/run` makes it of a GGUF seed.
 #![no_main]
 
 use goldcrest::load::fuzzing;

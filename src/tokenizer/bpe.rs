@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
+use super::limits::shown;
 use super::merge::Merger;
 use super::split::Splitters;
 use super::vocab::Vocab;
@@ -60,7 +61,7 @@ impl Bpe {
         let mut table = HashMap::with_capacity(merges.len());
         for (rank, parsed) in parsed.into_iter().enumerate() {
             let (pair, merged) = parsed.map_err(|why| {
-                tokenizer_error(format!("merge {rank} ({:?}) {why}", merges[rank]))
+                tokenizer_error(format!("merge {rank} ({}) {why}", shown(&merges[rank])))
             })?;
             // A repeated pair keeps its first rank, as every implementation does.
             table.entry(pair).or_insert((rank as u32, merged));
@@ -120,7 +121,9 @@ fn parse_merge(
     joined.clear();
     joined.push_str(left);
     joined.push_str(right);
-    let id = |text: &str| vocab.id(text).ok_or(format!("needs {text:?}, which is no token"));
+    let id = |text: &str| {
+        vocab.id(text).ok_or_else(|| format!("needs {}, which is no token", shown(text)))
+    };
     Ok(((id(left)?, id(right)?), id(joined)?))
 }
 

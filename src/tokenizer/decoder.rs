@@ -1,11 +1,11 @@
 //! Ids back to text, token by token.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-
-use tokenizers::decoders::wordpiece::cleanup;
 
 use super::Inner;
 use super::bpe::char_to_byte;
+use super::limits::{grown, outgrown, shown};
 use super::spm::{SPACE, byte_value};
 use super::vocab::Kind;
 use crate::error::{Result, input_error};
@@ -37,7 +37,14 @@ impl Rules {
         }
     }
 
-    fn append(&self, text: &str, kind: Kind, first: bool, raw: bool, out: &mut Vec<u8>) {
+    fn append(
+        &self,
+        text: &str,
+        kind: Kind,
+        first: bool,
+        raw: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         match self {
             Self::ByteLevel => {
                 let start = out.len();
@@ -56,7 +63,7 @@ impl Rules {
                 match byte_value(text, kind).filter(|_| *byte_fallback) {
                     Some(byte) => out.push(byte),
                     None if raw => out.extend_from_slice(text.as_bytes()),
-                    None => append_replaced(text, replace, out),
+                    None => append_replaced(text, replace, out)?,
                 }
             }
             Self::Metaspace { mark, drop_first } => {
@@ -75,6 +82,7 @@ impl Rules {
             }
             Self::Spaced => append_word(text, !first, false, out),
         }
+        Ok(())
     }
 
     fn strip(&self) -> Option<(char, usize)> {
@@ -85,11 +93,21 @@ impl Rules {
     }
 }
 
-fn append_replaced(text: &str, replace: &[(String, String)], out: &mut Vec<u8>) {
-    match replace {
-        [] => out.extend_from_slice(text.as_bytes()),
-        [(from, to), rest @ ..] => append_replaced(&text.replace(from.as_str(), to), rest, out),
+fn append_replaced(text: &str, replace: &[(String, String)], out: &mut Vec<u8>) -> Result<()> {
+    let limit = grown(text.len());
+    let mut shown_text = Cow::Borrowed(text);
+    for (from, to) in replace {
+        let found = shown_text.matches(from.as_str()).count();
+        if found > 0 {
+            let grows = found.saturating_mul(to.len().saturating_sub(from.len()));
+            if shown_text.len().saturating_add(grows) > limit {
+                return Err(outgrown(&format!("decoder: Replace in token {}", shown(text)), limit));
+            }
+            shown_text = shown_text.replace(from.as_str(), to).into();
+        }
     }
+    out.extend_from_slice(shown_text.as_bytes());
+    Ok(())
 }
 
 fn append_word(word: &str, space: bool, clean: bool, out: &mut Vec<u8>) {
@@ -98,6 +116,24 @@ fn append_word(word: &str, space: bool, clean: bool, out: &mut Vec<u8>) {
     let suspect = spaced.contains(['.', '?', '!', ',', '\'']) || spaced.contains("do not");
     let shown = if clean && suspect { cleanup(&spaced) } else { spaced };
     out.extend_from_slice(shown.as_bytes());
+}
+
+/// The spaces that words bring to where none belongs, as Hugging Face takes them out.
+fn cleanup(text: &str) -> String {
+    let spaced = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" do not", " don't"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    spaced.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// Turns ids into text as they come, each character as soon as it is complete.
@@ -133,7 +169,7 @@ impl Decoder {
     /// Takes the next token and returns the text that it completes, which may be empty.
     ///
     /// # Errors
-    /// The id is not in the vocabulary.
+    /// The id is not in the vocabulary, or the decoder makes too much of its text.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.append(id)?;
         Ok(self.take(false))
@@ -156,7 +192,7 @@ impl Decoder {
             return Ok(());
         }
         let raw = inner.raw_special && matches!(kind, Kind::Control | Kind::UserDefined);
-        inner.rules.append(text, kind, self.first, raw, &mut self.pending);
+        inner.rules.append(text, kind, self.first, raw, &mut self.pending)?;
         self.first = false;
         Ok(())
     }
@@ -181,11 +217,10 @@ impl Decoder {
         text
     }
 
-    fn strip_start(&mut self, text: &mut String, c: char, mut left: usize) {
-        while left > 0 && text.starts_with(c) {
-            text.remove(0);
-            left -= 1;
-        }
+    fn strip_start(&mut self, text: &mut String, c: char, left: usize) {
+        let stripped = text.chars().take(left).take_while(|&first| first == c).count();
+        text.drain(..stripped * c.len_utf8());
+        let left = left - stripped;
         self.strip = (left > 0 && text.is_empty()).then_some((c, left));
     }
 }
@@ -202,7 +237,7 @@ mod tests {
 
     fn appended(rules: &Rules, text: &str, kind: Kind, first: bool) -> String {
         let mut out = Vec::new();
-        rules.append(text, kind, first, false, &mut out);
+        rules.append(text, kind, first, false, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -1,18 +1,18 @@
 //! Tokenizers from the metadata of GGUF files.
 
-use tokenizers::models::unigram::Unigram;
-use tokenizers::normalizers::{self, Precompiled, Replace};
-use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
-use tokenizers::{AddedToken, NormalizerWrapper};
-
 use super::bpe::Bpe;
+use super::charsmap::Charsmap;
 use super::decoder::Rules;
-use super::external::{External, Step, guarded};
+use super::normalize::{self, Bert, Normalizer};
 use super::pretokenizers::Row;
-use super::special::{Specials, Strip};
+use super::special::{Bounds, Matcher, Specials};
+use super::split::Splitter;
 use super::spm::{SPACE, Spm};
+use super::stages::{self, Stages};
+use super::unigram::Unigram;
 use super::vocab::{Kind, Vocab};
 use super::wordpiece::WordPiece;
+use super::words::{Behavior, Pattern, Scheme, Step, bert_steps};
 use super::{Inner, Model, Pipeline, eog};
 use crate::error::{Result, tokenizer_error};
 
@@ -139,19 +139,20 @@ impl<M: MetadataSource> Reader<'_, M> {
     }
 
     /// Tokens that swallow spaces: no key of the format says so, only the model's own tokenizer.
-    fn strip(&self) -> impl Fn(&str) -> Strip + use<M> {
+    fn bounds(&self) -> impl Fn(&str) -> Bounds + use<M> {
         let name = self.metadata.string("general.name").unwrap_or_default().to_lowercase();
         let phi3 = name.contains("phi-3") || name.contains("phi3");
         let pre = self.metadata.string("tokenizer.ggml.pre").unwrap_or_default();
         let mask = ["jina-v2-de", "jina-v2-es", "jina-v2-code"].contains(&pre);
-        move |text| Strip {
+        move |text| Bounds {
             left: mask && text == "<mask>",
             right: phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&text),
+            ..Bounds::default()
         }
     }
 
     fn finish(self, model: Model, rules: Rules, ends: Ends) -> Result<Inner> {
-        let specials = Specials::new(&self.vocab, self.strip())?;
+        let specials = Specials::new(&self.vocab, self.bounds())?;
         let Ends { bos, eos, prefix, suffix, eog } = ends;
         let pipeline = Pipeline::Own { specials, model };
         let raw_special = true;
@@ -185,7 +186,13 @@ fn bert<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
     let unknown = unknown.ok_or_else(|| missing("tokenizer.ggml.unknown_token_id", "a token"))?;
     let lowercase = reader.flag("normalizer.lowercase", true);
     let accents = reader.metadata.boolean("tokenizer.ggml.normalizer.strip_accents");
-    let model = WordPiece::new(unknown, lowercase, accents);
+    let normalizer = Normalizer(vec![normalize::Step::Bert(Bert {
+        clean_text: true,
+        handle_chinese_chars: true,
+        strip_accents: accents.unwrap_or(lowercase),
+        lowercase,
+    })]);
+    let model = WordPiece::marked(&reader.vocab, unknown)?;
     // Older files name the first token CLS.
     let cls = reader.id("cls", Some(101))?;
     // A text ends with one separator, whether a file calls it that or EOS ("seperator" is the key).
@@ -194,7 +201,8 @@ fn bert<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
     let defaults = Defaults { bos: cls, eos: sep, add_bos: true, add_eos: true };
     let mut ends = reader.ends(defaults)?;
     ends.suffix = sep.or(ends.eos).filter(|_| wanted).into_iter().collect();
-    reader.finish(Model::WordPiece(model), Rules::Phantom, ends)
+    let model = Model::WordPiece { normalizer, steps: bert_steps(), model };
+    reader.finish(model, Rules::Phantom, ends)
 }
 
 fn unigram<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
@@ -203,32 +211,30 @@ fn unigram<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
     if scores.len() != reader.vocab.len() || scores.iter().any(|score| score.is_nan()) {
         return Err(tokenizer_error(format!("{SCORES} needs one number for every token")));
     }
-    let unknown = reader.id("unknown", Some(2))?.map(|id| id as usize);
+    let unknown = reader.id("unknown", Some(2))?;
     let ends = reader.ends(Defaults { bos: None, eos: Some(1), add_bos: false, add_eos: true })?;
-    let tokens = reader.vocab.iter().zip(scores);
-    let tokens = tokens.map(|((_, text, _), score)| (text.to_owned(), f64::from(score))).collect();
-    let added = reader.vocab.iter().filter_map(|(_, text, kind)| match kind {
-        Kind::Control | Kind::Unknown => {
-            Some(AddedToken::from(text, true).lstrip(text == "<mask>"))
-        }
-        Kind::UserDefined => Some(AddedToken::from(text, false).normalized(false)),
-        _ => None,
-    });
-    let normalizer = unigram_normalizer(&reader)?;
-    let scheme = match reader.flag("add_space_prefix", true) {
-        true => PrependScheme::Always,
-        false => PrependScheme::Never,
+    let scores = scores.into_iter().map(f64::from).collect();
+    let model = Unigram::new(&reader.vocab, scores, unknown, false)?;
+    let raw = Matcher::new(reader.vocab.iter().filter_map(|(id, text, kind)| {
+        let special = matches!(kind, Kind::Control | Kind::Unknown);
+        let left = special && text == "<mask>";
+        let wanted = special || kind == Kind::UserDefined;
+        wanted.then_some((id, text, Bounds { left, special, ..Bounds::default() }))
+    }))?;
+    let spaced = reader.flag("add_space_prefix", true);
+    let scheme = if spaced { Scheme::Always } else { Scheme::Never };
+    let mark = Step::Metaspace { mark: SPACE, scheme };
+    let (pattern, behavior) = (Pattern::Char(SPACE), Behavior::MergedWithNext);
+    let stages = Stages {
+        raw,
+        normalizer: unigram_normalizer(&reader)?,
+        normalized: Matcher::new(std::iter::empty::<(u32, &str, Bounds)>())?,
+        steps: vec![mark, Step::Split { pattern, behavior, invert: false }],
+        model: stages::Model::Unigram(model),
     };
-    let steps = vec![Step::Other(Metaspace::new(SPACE, scheme, true).into())];
-    let external = guarded(|| {
-        let model = Unigram::from(tokens, unknown, false)
-            .map_err(|e| tokenizer_error(format!("unigram vocabulary: {e}")))?;
-        External::new(Some(normalizer), added.collect(), steps, model.into())
-    })?;
-    let drop_first = scheme == PrependScheme::Always;
     Ok(Inner {
-        pipeline: Pipeline::External(external),
-        rules: Rules::Metaspace { mark: SPACE, drop_first },
+        pipeline: Pipeline::Staged(stages),
+        rules: Rules::Metaspace { mark: SPACE, drop_first: spaced },
         prefix: ends.prefix,
         suffix: ends.suffix,
         raw_special: false,
@@ -240,18 +246,20 @@ fn unigram<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
 }
 
 /// The precompiled character map of SentencePiece, then its rule for runs of spaces.
-fn unigram_normalizer<M: MetadataSource>(reader: &Reader<'_, M>) -> Result<NormalizerWrapper> {
+fn unigram_normalizer<M: MetadataSource>(reader: &Reader<'_, M>) -> Result<Normalizer> {
+    use normalize::Step;
     const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
-    let failed = |e: &dyn std::fmt::Display| tokenizer_error(format!("{CHARSMAP}: {e}"));
-    let mut steps: Vec<NormalizerWrapper> = Vec::new();
+    let mut steps = Vec::new();
     if let Some(bytes) = reader.metadata.integers(CHARSMAP).filter(|bytes| !bytes.is_empty()) {
         let bytes: Vec<u8> = bytes.into_iter().map(|byte| byte as u8).collect();
-        steps.push(guarded(|| Precompiled::from(&bytes).map_err(|e| failed(&e)))?.into());
+        let map = Charsmap::new(&bytes);
+        let map = map.map_err(|e| tokenizer_error(format!("{CHARSMAP}: {e}")))?;
+        steps.push(Step::Charsmap(map));
     }
     if reader.flag("remove_extra_whitespaces", false) {
-        let runs = normalizers::replace::ReplacePattern::Regex(" {2,}".to_owned());
-        steps.push(normalizers::Strip::new(false, true).into());
-        steps.push(Replace::new(runs, SPACE.to_string()).map_err(|e| failed(&e))?.into());
+        steps.push(Step::Strip { left: false, right: true });
+        let pattern = Pattern::Regex(Splitter::new(" {2,}")?);
+        steps.push(Step::Replace { pattern, content: SPACE.to_string() });
     }
-    Ok(normalizers::Sequence::new(steps).into())
+    Ok(Normalizer(steps))
 }

@@ -43,6 +43,12 @@ impl Merger {
         self.symbols.push(Symbol { start: start as u32, end: end as u32, id, prev, next: NONE });
     }
 
+    /// Appends a token, whatever its text.
+    pub(super) fn append(&mut self, id: u32) {
+        let at = self.symbols.len();
+        self.push(at, at + 1, id);
+    }
+
     /// Merges until no pair is left that `pair` gives a rank and a merged id for.
     ///
     /// Every merge removes a symbol and queues two pairs at most, so n symbols cost O(n log n).

@@ -1,24 +1,36 @@
 //! Text to token ids and back.
 //!
 //! A [`Tokenizer`] is built from the metadata of a GGUF file or from a Hugging Face tokenizer.json.
-//! The first kind runs on this module's own models, which read the vocabulary as llama.cpp wrote it;
-//! the second on the `tokenizers` crate. Where the two traditions disagree on the ids of a text, the
-//! model's own tokenizer (Hugging Face's) is right.
+//! The first kind reads the vocabulary as llama.cpp wrote it, the second does what Hugging Face's
+//! `tokenizers` does. Where the two traditions disagree on the ids of a text, the model's own tokenizer
+//! (Hugging Face's) is right.
+//!
+//! A file may be made to exhaust memory, stack or time: what it may ask for is limited, and more is an
+//! error.
 
+mod backtracking;
 mod bpe;
+mod charsmap;
 mod checkpoint;
 mod decoder;
 mod eog;
-mod external;
 mod gguf;
 mod json;
+mod limits;
+mod linear;
 mod merge;
+mod normalize;
 mod pretokenizers;
 mod special;
+mod spelled;
 mod split;
 mod spm;
+mod stages;
+mod trie;
+mod unigram;
 mod vocab;
 mod wordpiece;
+mod words;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,8 +40,8 @@ pub use gguf::MetadataSource;
 
 use crate::error::{Result, input_error};
 use decoder::Rules;
-use external::External;
 use special::{Part, Specials};
+use stages::Stages;
 use vocab::{Kind, Vocab};
 
 /// What [`Tokenizer::encode_with`] does with special tokens.
@@ -92,14 +104,21 @@ impl Inner {
 #[allow(clippy::large_enum_variant)]
 enum Pipeline {
     Own { specials: Specials, model: Model },
-    External(External),
+    Staged(Stages),
 }
 
 /// The models of GGUF vocabularies.
 enum Model {
-    Bpe { model: bpe::Bpe, nfc: bool },
+    Bpe {
+        model: bpe::Bpe,
+        nfc: bool,
+    },
     Spm(spm::Spm),
-    WordPiece(wordpiece::WordPiece),
+    WordPiece {
+        normalizer: normalize::Normalizer,
+        steps: [words::Step; 2],
+        model: wordpiece::WordPiece,
+    },
 }
 
 impl Tokenizer {
@@ -140,7 +159,8 @@ impl Tokenizer {
     /// of the BOS and EOS tokens.
     ///
     /// # Errors
-    /// The file is no tokenizer.json, or needs a decoder that cannot work token by token.
+    /// The file is no tokenizer.json, needs a component that is not known or a decoder that cannot work
+    /// token by token, or asks for more than any published one.
     pub fn from_json(json: &[u8], config: Option<&serde_json::Value>) -> Result<Self> {
         json::build(json, config).map(|inner| Self(Arc::new(inner)))
     }
@@ -149,7 +169,8 @@ impl Tokenizer {
     /// the text read as these tokens.
     ///
     /// # Errors
-    /// The vocabulary cannot spell the text, or the pre-tokenizer of a tokenizer.json gives up on it.
+    /// The vocabulary cannot spell the text, or a tokenizer.json has a pre-tokenizer that gives up on it
+    /// or a normalizer that makes too much of it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.encode_with(text, EncodeOptions::default())
     }
@@ -169,8 +190,8 @@ impl Tokenizer {
             ids.extend(&inner.prefix);
         }
         match &inner.pipeline {
-            Pipeline::External(external) => {
-                external.encode(text, options.parse_special, &mut ids)?;
+            Pipeline::Staged(stages) => {
+                stages.encode(&inner.vocab, text, options.parse_special, &mut ids)?;
             }
             Pipeline::Own { specials, model } => {
                 let mut after_special = true;
@@ -194,7 +215,7 @@ impl Tokenizer {
     /// The text of ids. Bytes that are no UTF-8 give U+FFFD.
     ///
     /// # Errors
-    /// An id is not in the vocabulary.
+    /// An id is not in the vocabulary, or the decoder makes too much of its text.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let mut decoder = Decoder::new(self.0.clone(), skip_special);
         ids.iter().try_for_each(|&id| decoder.append(id))?;
@@ -274,11 +295,20 @@ impl Model {
     ) -> Result<()> {
         match self {
             Self::Bpe { model, nfc: true } if !text.is_ascii() => {
-                model.encode(vocab, &external::compose(text)?, out)
+                model.encode(vocab, &normalize::compose(text), out)
             }
             Self::Bpe { model, .. } => model.encode(vocab, text, out),
             Self::Spm(model) => model.encode(vocab, text, after_special, out),
-            Self::WordPiece(model) => model.encode(vocab, text, out),
+            Self::WordPiece { normalizer, steps, model } => {
+                let mut work = limits::Work::new(text.len());
+                let (text, at_start) = normalizer.apply(text, &mut work)?;
+                let mut words = words::Words::new(text, at_start);
+                steps.iter().try_for_each(|step| step.run(&mut words, &mut work))?;
+                // The vocabulary marks the start of a word.
+                words
+                    .iter()
+                    .try_for_each(|word| model.encode_word(&format!("{}{word}", spm::SPACE), out))
+            }
         }
     }
 }

@@ -1,81 +1,113 @@
 //! Splitting text into words by a regular expression, in linear time where it can be had.
 
-use regex_automata::Input;
-use regex_automata::meta::Regex;
-use tokenizers::pattern::Pattern;
-
+use super::backtracking::Backtracking;
+use super::limits::{MAX_PATTERN, Work, of_part, shown};
+use super::linear::{Found, Linear};
 use crate::error::{Result, tokenizer_error};
 
 /// The end that nearly every published pattern has: white space, less its last character where a
 /// word follows, which takes that one as its own leading space.
 const TAIL: &str = r"|\s+(?!\S)|\s+";
 
+/// Looks ahead as far as digits go at each of them, which is done by hand.
+pub(super) const THOUSANDS: &str = r"(?=(\d{3})+(?!\d))";
+
 /// One step of splitting: the matches and the gaps between them become words.
 pub(super) enum Splitter {
     /// No look-around but [`TAIL`], which is done by hand: backtracking over a long run of spaces
     /// would exceed any limit. Pattern 1 is the white space of the tail.
-    Linear(Regex),
+    Linear(Linear),
     /// Any other pattern.
-    Backtracking(Box<fancy_regex::Regex>),
-    /// Runs of decimal digits in threes, counted from the right.
-    Thousands(Regex),
+    Backtracking(Box<Backtracking>),
+    /// [`THOUSANDS`]: between groups of three decimal digits, counted from the right.
+    Thousands(Linear),
 }
 
-/// Byte ranges with whether each is a match; together they are the whole text.
-type Pieces = Vec<((usize, usize), bool)>;
+/// Byte ranges with whether each is a match; together they are the whole text, and none is empty.
+pub(super) struct Pieces {
+    list: Vec<((usize, usize), bool)>,
+    done: usize,
+    length: usize,
+}
+
+impl Pieces {
+    /// No piece yet of a text of `length` bytes.
+    pub(super) fn new(length: usize) -> Self {
+        Self { list: Vec::with_capacity(length / 4 + 1), done: 0, length }
+    }
+
+    /// Adds a match, and the gap before it.
+    pub(super) fn add(&mut self, start: usize, end: usize) {
+        if self.done < start {
+            self.list.push(((self.done, start), false));
+        }
+        // An empty match separates nothing that the gap before it has not.
+        if start < end {
+            self.list.push(((start, end), true));
+        }
+        self.done = end;
+    }
+
+    /// Adds the gap after the last match.
+    pub(super) fn finish(mut self) -> Self {
+        self.add(self.length, self.length);
+        self
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, ((usize, usize), bool)> {
+        self.list.iter()
+    }
+}
 
 impl Splitter {
     /// A splitter for a pattern in the syntax of tokenizer.json.
     pub(super) fn new(pattern: &str) -> Result<Self> {
+        if pattern == THOUSANDS {
+            return Self::thousands();
+        }
+        let wrong = |why: String| tokenizer_error(format!("pattern {}: {why}", shown(pattern)));
+        if pattern.len() > MAX_PATTERN {
+            return Err(wrong(format!("longer than {MAX_PATTERN} bytes")));
+        }
         let main = pattern.strip_suffix(TAIL);
         // The linear engine would read a possessive quantifier as two.
         if !has_possessive(pattern) {
             let patterns = [main.unwrap_or(pattern), r"\s+"];
             let count = if main.is_some() { 2 } else { 1 };
-            if let Ok(regex) = Regex::new_many(&patterns[..count]) {
-                return Ok(Self::Linear(regex));
+            if let Some(linear) = Linear::new(&patterns[..count]).map_err(wrong)? {
+                return Ok(Self::Linear(linear));
             }
         }
-        fancy_regex::Regex::new(pattern)
-            .map(|regex| Self::Backtracking(Box::new(regex)))
-            .map_err(|e| tokenizer_error(format!("pre-tokenizer pattern {pattern:?}: {e}")))
+        Backtracking::new(pattern).map(|regex| Self::Backtracking(Box::new(regex))).map_err(wrong)
     }
 
-    /// The splitter of `(?=(\d{3})+(?!\d))`.
-    pub(super) fn thousands() -> Result<Self> {
-        let digits = Regex::new(r"\p{Nd}+").map_err(|e| tokenizer_error(e.to_string()))?;
-        Ok(Self::Thousands(digits))
+    /// The splitter of [`THOUSANDS`].
+    fn thousands() -> Result<Self> {
+        let digits = Linear::new(&[r"\p{Nd}+"]).ok().flatten();
+        digits.map(Self::Thousands).ok_or_else(|| tokenizer_error("no pattern for digits"))
     }
 
-    fn pieces(&self, text: &str) -> Result<Pieces> {
-        let mut pieces = Vec::with_capacity(text.len() / 4);
-        let mut done = 0;
-        let mut add = |start, end| {
-            if done < start {
-                pieces.push(((done, start), false));
-            }
-            // An empty match separates nothing that the gap before it has not.
-            if start < end {
-                pieces.push(((start, end), true));
-            }
-            done = end;
-        };
+    /// Calls `found` with the start and end of each match in `text`.
+    pub(super) fn matches(
+        &self,
+        text: &str,
+        work: &mut Work,
+        found: &mut impl FnMut(usize, usize),
+    ) -> Result<()> {
         match self {
-            Self::Linear(regex) => linear(regex, text, &mut add),
-            Self::Thousands(digits) => digits.find_iter(text).for_each(|run| {
-                thousands(text, run.start(), run.end(), &mut add);
+            Self::Linear(linear) => linear_matches(linear, text, work, found),
+            Self::Thousands(digits) => digits.matches(text, work, |run| {
+                thousands(text, run, found);
+                run.end
             }),
-            Self::Backtracking(regex) => {
-                for found in regex.find_iter(text) {
-                    let found = found.map_err(|e| {
-                        tokenizer_error(format!("the pre-tokenizer gave up on the text: {e}"))
-                    })?;
-                    add(found.start(), found.end());
-                }
-            }
+            Self::Backtracking(regex) => regex.matches(text, work, found),
         }
-        add(text.len(), text.len());
-        Ok(pieces)
+    }
+
+    pub(super) fn pieces(&self, text: &str, work: &mut Work) -> Result<Pieces> {
+        let mut pieces = Pieces::new(text.len());
+        self.matches(text, work, &mut |start, end| pieces.add(start, end))?;
+        Ok(pieces.finish())
     }
 }
 
@@ -102,36 +134,40 @@ fn has_possessive(pattern: &str) -> bool {
     false
 }
 
-fn linear(regex: &Regex, text: &str, add: &mut impl FnMut(usize, usize)) {
-    let mut at = 0;
-    while at < text.len() {
-        let Some(found) = regex.search(&Input::new(text).range(at..)) else { break };
-        let mut end = found.end();
-        if found.pattern().as_usize() == 1 && end < text.len() {
-            let last = text[..end].char_indices().next_back().map_or(end, |(last, _)| last);
-            if last > found.start() {
-                end = last;
+fn linear_matches(
+    linear: &Linear,
+    text: &str,
+    work: &mut Work,
+    found: &mut impl FnMut(usize, usize),
+) -> Result<()> {
+    let mut last = None;
+    linear.matches(text, work, |Found { pattern, start, mut end }| {
+        if pattern == 1 && end < text.len() {
+            let space = text[..end].char_indices().next_back().map_or(end, |(space, _)| space);
+            if space > start {
+                end = space;
             }
         }
-        add(found.start(), end);
-        // A pattern that matches nothing still has to move on.
-        at = if end > at { end } else { text.ceil_char_boundary(at + 1) };
-    }
+        // An empty match right after another is none.
+        if start < end || last != Some(end) {
+            found(start, end);
+        }
+        last = Some(end);
+        if start < end { end } else { next_char(text, end) }
+    })
 }
 
-fn thousands(text: &str, start: usize, end: usize, add: &mut impl FnMut(usize, usize)) {
-    let starts: Vec<usize> = text[start..end].char_indices().map(|(at, _)| start + at).collect();
-    let mut group = start;
-    for next in (starts.len() % 3..starts.len()).step_by(3).map(|digit| starts[digit]) {
-        add(group, next);
-        group = next;
-    }
-    add(group, end);
+/// The place after the character at `at`, past the end of `text` at its end.
+pub(super) fn next_char(text: &str, at: usize) -> usize {
+    if at < text.len() { text.ceil_char_boundary(at + 1) } else { at + 1 }
 }
 
-impl Pattern for &Splitter {
-    fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(tokenizers::Offsets, bool)>> {
-        Ok(self.pieces(inside)?)
+/// Calls `found` at each digit that begins a group of three.
+fn thousands(text: &str, run: Found, found: &mut impl FnMut(usize, usize)) {
+    let digits = text[run.start..run.end].char_indices();
+    let starts: Vec<usize> = digits.map(|(at, _)| run.start + at).collect();
+    for &group in starts.iter().skip(starts.len() % 3).step_by(3) {
+        found(group, group);
     }
 }
 
@@ -141,11 +177,14 @@ pub(super) struct Splitters(pub(super) Vec<Splitter>);
 impl Splitters {
     /// The words of `text` as byte ranges.
     pub(super) fn split(&self, text: &str) -> Result<Vec<(usize, usize)>> {
+        let mut work = Work::new(text.len());
         let mut words = vec![(0, text.len())];
         for splitter in &self.0 {
             let mut finer = Vec::with_capacity(words.len());
             for (start, end) in words {
-                let pieces = splitter.pieces(&text[start..end])?;
+                let pieces = splitter
+                    .pieces(&text[start..end], &mut work)
+                    .map_err(of_part("pre-tokenizer"))?;
                 finer.extend(pieces.iter().map(|&((from, to), _)| (start + from, start + to)));
             }
             words = finer;
@@ -168,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_linear_engine_agrees_with_the_backtracking_one() {
-        let slow = || Splitter::Backtracking(Box::new(fancy_regex::Regex::new(GPT2).unwrap()));
+        let slow = || Splitter::Backtracking(Box::new(Backtracking::new(GPT2).unwrap()));
         for text in [
             "",
             " ",
@@ -186,16 +225,25 @@ mod tests {
 
     #[test]
     fn digits_group_from_the_right() {
-        let split = |text| words(Splitter::thousands().unwrap(), text);
+        let split = |text| words(Splitter::new(THOUSANDS).unwrap(), text);
         assert_eq!(split("1234567"), ["1", "234", "567"]);
-        assert_eq!(split("a123456 12"), ["a", "123", "456", " ", "12"]);
+        assert_eq!(split("a123456 12"), ["a", "123", "456 12"]);
         assert_eq!(split(""), Vec::<String>::new());
     }
 
     #[test]
-    fn a_pattern_that_gives_up_is_an_error() {
-        let splitter = Splitter::new(r"(?:(?:\s|\s\s)+(?!\s))x|y").unwrap();
-        assert!(Splitters(vec![splitter]).split(&" ".repeat(100_000)).is_err());
+    fn empty_matches_are_found_once() {
+        let found = |pattern| {
+            let mut all = Vec::new();
+            Splitter::new(pattern)
+                .unwrap()
+                .matches("ab\u{e9}", &mut Work::new(4), &mut |s, e| all.push((s, e)))
+                .unwrap();
+            all
+        };
+        assert_eq!(found("^|$"), [(0, 0), (4, 4)]);
+        assert_eq!(found("b*"), [(0, 0), (1, 2), (4, 4)]);
+        assert_eq!(found("(?=b)|(?!.)"), [(1, 1), (4, 4)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::limits::shown;
 use crate::error::{Result, tokenizer_error};
 
 /// What a token is for, in the numbering of `tokenizer.ggml.token_type`.
@@ -66,17 +67,25 @@ impl Vocab {
         if at >= self.texts.len() {
             if at > 2 * self.index.len() + MAX_HOLES {
                 return Err(tokenizer_error(format!(
-                    "token {text:?} has id {id} in a vocabulary of few tokens"
+                    "token {} has id {id} in a vocabulary of few tokens",
+                    shown(&text)
                 )));
             }
             self.texts.resize(at + 1, None);
             self.kinds.resize(at + 1, Kind::Unused);
         }
         if let Some(first) = self.index.get(&text) {
-            return Err(tokenizer_error(format!("token {text:?} has two ids, {first} and {id}")));
+            return Err(tokenizer_error(format!(
+                "token {} has two ids, {first} and {id}",
+                shown(&text)
+            )));
         }
         if let Some(other) = &self.texts[at] {
-            return Err(tokenizer_error(format!("id {id} has two tokens, {other:?} and {text:?}")));
+            return Err(tokenizer_error(format!(
+                "id {id} has two tokens, {} and {}",
+                shown(other),
+                shown(&text)
+            )));
         }
         self.longest = self.longest.max(text.len());
         self.texts[at] = Some(text.clone());

@@ -1,73 +1,61 @@
-//! WordPiece over a GGUF vocabulary, where `▁` marks the start of a word instead of `##` the rest.
+//! WordPiece: the longest token that fits at each place of a word.
 
-use tokenizers::normalizers::BertNormalizer;
-use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::{NormalizedString, Normalizer, OffsetReferential, OffsetType};
-use tokenizers::{PreTokenizedString, PreTokenizer};
-
-use super::spm::SPACE;
+use super::limits::shown;
+use super::trie::{Node, Trie};
 use super::vocab::Vocab;
 use crate::error::{Result, tokenizer_error};
 
-/// Longer words are unknown, as in every published BERT tokenizer; it also bounds the search.
-const MAX_WORD_CHARS: usize = 100;
-
-/// Text to ids by the longest token that fits at each position of a word.
+/// Text to ids, word by word.
 pub(super) struct WordPiece {
-    normalizer: BertNormalizer,
-    unknown: u32,
+    trie: Trie,
+    /// Where tokens start that do not start a word; none where there is no such token.
+    rest: Option<Node>,
+    /// `None` is an error where it is needed.
+    unknown: Option<u32>,
+    /// Longer words are unknown.
+    max_chars: usize,
 }
 
 impl WordPiece {
-    pub(super) fn new(unknown: u32, lowercase: bool, strip_accents: Option<bool>) -> Self {
-        let normalizer = BertNormalizer::new(true, true, strip_accents, lowercase);
-        Self { normalizer, unknown }
+    /// A model of `tokens`, of which those that do not start a word start with `prefix`.
+    pub(super) fn new(
+        tokens: Vec<(&str, u32)>,
+        prefix: &str,
+        unknown: Option<u32>,
+        max_chars: usize,
+    ) -> Result<Self> {
+        let trie = Trie::new(tokens)?;
+        Ok(Self { rest: trie.walk(Trie::ROOT, prefix), trie, unknown, max_chars })
     }
 
-    /// Appends the ids of `text`, which holds no special token.
-    pub(super) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        let failed = |error| tokenizer_error(format!("cannot split the text into words: {error}"));
-        let mut normalized = NormalizedString::from(text);
-        self.normalizer.normalize(&mut normalized).map_err(failed)?;
-        let mut words = PreTokenizedString::from(normalized);
-        BertPreTokenizer.pre_tokenize(&mut words).map_err(failed)?;
-        for (word, _, _) in words.get_splits(OffsetReferential::Normalized, OffsetType::None) {
-            self.encode_word(vocab, word, out);
+    /// As GGUF writes the vocabulary: `▁` marks the start of a word, and nothing the rest. Words of
+    /// more than 100 characters are unknown, as in every published BERT tokenizer.
+    pub(super) fn marked(vocab: &Vocab, unknown: u32) -> Result<Self> {
+        let tokens = vocab.iter().map(|(id, text, _)| (text, id)).collect();
+        // The mark is a character of the word here.
+        Self::new(tokens, "", Some(unknown), 101)
+    }
+
+    /// Appends the ids of `word`, all of them or the unknown token.
+    pub(super) fn encode_word(&self, word: &str, out: &mut Vec<u32>) -> Result<()> {
+        let before = out.len();
+        if word.chars().nth(self.max_chars).is_some() || !self.fits(word, out) {
+            out.truncate(before);
+            out.push(self.unknown.ok_or_else(|| {
+                tokenizer_error(format!("the model has neither {} nor unk_token", shown(word)))
+            })?);
         }
         Ok(())
     }
 
-    fn encode_word(&self, vocab: &Vocab, word: &str, out: &mut Vec<u32>) {
-        let before = out.len();
-        if word.chars().count() > MAX_WORD_CHARS {
-            out.push(self.unknown);
-            return;
-        }
-        let marked = format!("{SPACE}{word}");
-        let mut rest = marked.as_str();
+    fn fits(&self, word: &str, out: &mut Vec<u32>) -> bool {
+        let (mut node, mut rest) = (Some(Trie::ROOT), word);
         while !rest.is_empty() {
-            match longest_prefix(vocab, rest) {
-                Some((id, length)) => {
-                    out.push(id);
-                    rest = &rest[length..];
-                }
-                None => {
-                    out.truncate(before);
-                    out.push(self.unknown);
-                    return;
-                }
-            }
+            let longest = node.and_then(|node| self.trie.prefixes(node, rest).last());
+            let Some((length, id)) = longest else { return false };
+            out.push(id);
+            (node, rest) = (self.rest, &rest[length..]);
         }
+        true
     }
-}
-
-fn longest_prefix(vocab: &Vocab, text: &str) -> Option<(u32, usize)> {
-    let mut end = text.floor_char_boundary(vocab.longest());
-    while end > 0 {
-        if let Some(id) = vocab.id(&text[..end]) {
-            return Some((id, end));
-        }
-        end = text.floor_char_boundary(end - 1);
-    }
-    None
 }

@@ -1,5 +1,5 @@
 //! Metadata for tokenizer tests, made by hand: right or wrong in any way.
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, dead_code)]
 
 use std::collections::HashMap;
 
