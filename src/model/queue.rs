@@ -133,14 +133,16 @@ impl Queue {
         let result = run(graph, &mut engine);
         let took = start.elapsed();
 
-        let size = engine.runs.len();
+        // Before any of them can be back: they would count twice.
+        let mut inner = lock(&self.inner);
+        inner.expected = engine.runs.len() + inner.waiting.len();
+        inner.patience = (took / PATIENCE).min(MOST_PATIENCE);
+        drop(inner);
         let Engine { runs, seats, .. } = &mut engine;
         for (run, seat) in runs.drain(..).zip(seats.drain(..)) {
             seat.tell(News::Done(run, result.as_ref().map(|_| ()).map_err(again)));
         }
         let mut inner = lock(&self.inner);
-        inner.expected = size + inner.waiting.len();
-        inner.patience = (took / PATIENCE).min(MOST_PATIENCE);
         inner.engine = Some(engine);
         match inner.waiting.first() {
             Some(next) => next.seat.tell(News::Lead),

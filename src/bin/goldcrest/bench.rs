@@ -271,39 +271,31 @@ impl Test {
         (self.tokens * self.sequences()) as f64
     }
 
-    fn run(&self, sessions: &mut [Session]) -> goldcrest::Result<()> {
+    /// Runs the test; gives the CPU seconds of threads that have ended, where there were any.
+    fn run(&self, sessions: &mut [Session]) -> goldcrest::Result<Option<f64>> {
         let vocab = sessions[0].model().config().vocab_size() as u32;
         let ids: Vec<u32> = token_ids(vocab).take(self.tokens).collect();
         let sessions = &mut sessions[..self.sequences()];
         sessions.iter_mut().for_each(Session::clear);
+        let session = &mut sessions[0];
         match self.way {
-            Way::Prompt => sessions[0].push(&ids),
-            Way::Decode => ids.chunks(1).try_for_each(|ids| sessions[0].push(ids)),
+            Way::Prompt => session.push(&ids)?,
+            Way::Decode => ids.chunks(1).try_for_each(|id| session.push(id))?,
             Way::Pieces(n) => {
-                ids.chunks(n).try_for_each(|ids| sessions[0].logits_all(ids).map(drop))
+                ids.chunks(n).try_for_each(|ids| session.logits_all(ids).map(drop))?;
             }
-            Way::Sequences(_) => thread::scope(|scope| {
-                let decode =
-                    |session: &mut Session| ids.chunks(1).try_for_each(|ids| session.push(ids));
-                let threads: Vec<_> = sessions
-                    .iter_mut()
-                    .map(|session| scope.spawn(move || decode(session)))
-                    .collect();
-                // A panic of a thread goes on in this one.
-                let results = threads.into_iter().map(|thread| {
-                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                });
-                results.collect()
-            }),
+            Way::Sequences(_) => return together(sessions, &ids),
         }
+        Ok(Some(0.0))
     }
 
     fn measure(&mut self, sessions: &mut [Session]) -> goldcrest::Result<()> {
         let cpu = machine::cpu_seconds();
         let start = Instant::now();
-        self.run(sessions)?;
+        let ended = self.run(sessions)?;
         self.seconds.push(start.elapsed().as_secs_f64());
         let cpu = machine::cpu_seconds().zip(cpu).map(|(after, before)| after - before);
+        let cpu = cpu.zip(ended).map(|(cpu, ended)| cpu + ended);
         self.cpu_seconds = self.cpu_seconds.zip(cpu).map(|(sum, cpu)| sum + cpu);
         Ok(())
     }
@@ -330,6 +322,24 @@ impl Test {
             probe_gbs: limit.map(|limit| limit.gbs),
         }
     }
+}
+
+/// Decodes `ids` in every session, a thread each; gives the threads' CPU seconds.
+fn together(sessions: &mut [Session], ids: &[u32]) -> goldcrest::Result<Option<f64>> {
+    let decode = |session: &mut Session| -> goldcrest::Result<_> {
+        ids.chunks(1).try_for_each(|id| session.push(id))?;
+        Ok(machine::thread_cpu_seconds())
+    };
+    thread::scope(|scope| {
+        let start = |session| scope.spawn(move || decode(session));
+        let threads: Vec<_> = sessions.iter_mut().map(start).collect();
+        // A panic of a thread goes on in this one.
+        let end = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        let seconds: Vec<Option<f64>> = threads.into_iter().map(end).collect::<Result<_, _>>()?;
+        Ok(seconds.into_iter().sum())
+    })
 }
 
 /// Tokens that look random, the same in every run.

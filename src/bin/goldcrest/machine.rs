@@ -14,6 +14,12 @@ pub(crate) fn cpu_seconds() -> Option<f64> {
     Some(nanoseconds as f64 * 1e-9)
 }
 
+/// CPU seconds of the calling thread.
+pub(crate) fn thread_cpu_seconds() -> Option<f64> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(text.split_whitespace().next()?.parse::<u64>().ok()? as f64 * 1e-9)
+}
+
 /// The most memory that this process has had since [`reset_peak`], mapped pages included.
 pub(crate) fn peak_rss() -> Option<u64> {
     field("/proc/self/status", "VmHWM:")
