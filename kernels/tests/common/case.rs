@@ -144,9 +144,8 @@ impl Case {
             let q = &self.q[row * d..][..d];
             let span = self.spans[row / self.group];
             let (mut sums, mut total) = (vec![0.0f64; d], 0.0);
-            let rows = &cache[span.start.max(seen.start) - seen.start..];
-            let rows = &rows[..span.end.saturating_sub(span.start)];
-            for (k, v) in rows.iter().map(|row| row.split_at(d)) {
+            let rows = (span.start..span.end).map(|p| cache[p - seen.start].split_at(d));
+            for (k, v) in rows {
                 let dot: f64 = q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                 let mut score = dot * f64::from(a.scale);
                 if let Some(cap) = a.softcap {
