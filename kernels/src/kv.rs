@@ -344,9 +344,11 @@ unsafe fn store<S: Simd, C: Code, U: Copy>(
             let n = if layout.head_dim - d < BLOCK { layout.head_dim - d } else { BLOCK };
             let scale_at = (d / BLOCK * LANES + lane) * 2;
             let mut codes = [0u8; BLOCK * 4];
-            let from = codes.as_mut_ptr().cast::<U>();
+            // Taken once: to borrow the buffer again would end what the pointer may do.
+            let codes = codes.as_mut_ptr();
+            let from = codes.cast::<U>();
 
-            let scale = encode::<S, C>(s, k.as_ptr().add(d), n, codes.as_mut_ptr());
+            let scale = encode::<S, C>(s, k.as_ptr().add(d), n, codes);
             if C::SCALED {
                 k_at.add(scale_at).cast::<u16>().write_unaligned(scale);
             }
@@ -357,7 +359,7 @@ unsafe fn store<S: Simd, C: Code, U: Copy>(
                 i += 1;
             }
 
-            let scale = encode::<S, C>(s, v.as_ptr().add(d), n, codes.as_mut_ptr());
+            let scale = encode::<S, C>(s, v.as_ptr().add(d), n, codes);
             if C::SCALED {
                 v_at.add(scale_at).cast::<u16>().write_unaligned(scale);
             }

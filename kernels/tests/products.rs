@@ -247,6 +247,14 @@ fn every_format_and_row_count_once() {
     }
 }
 
+/// Little work, for interpreters.
+#[test]
+fn one_unit_of_every_format() {
+    for &format in Format::ALL {
+        check(format, 1, 3, 3, Scales::Usual, 5);
+    }
+}
+
 /// Rows that go through the panels in several chunks of K. (Emulators skip what is called `sizes_`:
 /// minutes there.)
 #[test]

@@ -2,6 +2,8 @@
 //! row by row, and in double precision.
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
 
+use std::ops::Range;
+
 use goldcrest_kernels::{
     Attend, AttendOut, CHUNK, HeadRowsMut, Isa, Kernels, KvLayout, KvType, Span, partial_len,
     scratch_len,
@@ -51,17 +53,22 @@ impl Case {
         spans: Vec<Span>,
     ) -> Self {
         let layout = KvLayout::new(ty, head_dim, positions.next_multiple_of(16));
-        Self::within(layout, group, positions, spans)
+        Self::within(layout, group, 0..positions, spans)
     }
 
-    /// Random contents for `positions` positions, stored in order, whatever the layout; the cache
-    /// was full of NaN.
-    pub fn within(layout: KvLayout, group: usize, positions: usize, spans: Vec<Span>) -> Self {
+    /// Random contents for `positions`, stored in order, whatever the layout; the cache was full of
+    /// NaN.
+    pub fn within(
+        layout: KvLayout,
+        group: usize,
+        positions: Range<usize>,
+        spans: Vec<Span>,
+    ) -> Self {
         let head_dim = layout.head_dim();
         let (mut k, mut v) = regions(layout, 0xff);
-        let mut seed = (head_dim * 31 + positions * 7 + group) as u64;
+        let mut seed = (head_dim * 31 + positions.end * 7 + group) as u64;
         let mut row = |n: usize| (0..n).map(|_| noise(&mut seed)).collect::<Vec<_>>();
-        for p in 0..positions {
+        for p in positions {
             portable().kv_store(layout, &mut k, &mut v, p, &row(head_dim), &row(head_dim));
         }
         let q = row(spans.len() * group * head_dim);
@@ -144,9 +151,8 @@ impl Case {
             let q = &self.q[row * d..][..d];
             let span = self.spans[row / self.group];
             let (mut sums, mut total) = (vec![0.0f64; d], 0.0);
-            let rows = &cache[span.start.max(seen.start) - seen.start..];
-            let rows = &rows[..span.end.saturating_sub(span.start)];
-            for (k, v) in rows.iter().map(|row| row.split_at(d)) {
+            let rows = (span.start..span.end).map(|p| cache[p - seen.start].split_at(d));
+            for (k, v) in rows {
                 let dot: f64 = q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                 let mut score = dot * f64::from(a.scale);
                 if let Some(cap) = a.softcap {
