@@ -220,7 +220,7 @@ pub struct Loader {
     mmap: bool,
     quantize: Option<Format>,
     deterministic: bool,
-    progress: Box<dyn Fn(u64, u64) + Sync>,
+    progress: Box<dyn Fn(u64, u64) + Send + Sync>,
 }
 
 impl Loader {
@@ -277,7 +277,7 @@ impl Loader {
     }
 
     /// Is told how many bytes are packed, and of how many, from time to time.
-    pub fn progress(mut self, progress: impl Fn(u64, u64) + Sync + 'static) -> Self {
+    pub fn progress(mut self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         self.progress = Box::new(progress);
         self
     }
