@@ -29,7 +29,7 @@ pub enum ErrorKind {
     /// Another thread asked for the work to stop.
     Cancelled,
     /// A worker thread panicked, which is a bug of this crate, or could not be started. After a panic
-    /// the model and its sessions are as before the call. (A program built with `panic = "abort"`
+    /// the model and its sessions are still usable. (A program built with `panic = "abort"`
     /// ends instead.)
     Worker,
 }
