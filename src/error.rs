@@ -28,7 +28,9 @@ pub enum ErrorKind {
     ContextFull,
     /// Another thread asked for the work to stop.
     Cancelled,
-    /// A worker thread panicked; a bug of this crate.
+    /// A worker thread panicked, which is a bug of this crate, or could not be started. After a panic
+    /// the model and its sessions are still usable. (A program built with `panic = "abort"`
+    /// ends instead.)
     Worker,
 }
 

@@ -43,3 +43,21 @@ pub use session::{
     StopReason, Token,
 };
 pub use tokenizer::{Decoder, EncodeOptions, Tokenizer};
+
+/// What may be sent to other threads and used by several at once is part of the interface: a field
+/// that takes it away fails here.
+const _: () = {
+    const fn sent<T: Send>() {}
+    const fn shared<T: Send + Sync>() {}
+    shared::<Model>();
+    shared::<Tokenizer>();
+    shared::<CancelToken>();
+    shared::<Config>();
+    shared::<Error>();
+    shared::<load::Checkpoint>();
+    shared::<Token>();
+    sent::<Loader>();
+    sent::<Session>();
+    sent::<Generator<'static>>();
+    sent::<Decoder>();
+};

@@ -1,6 +1,31 @@
 //! Scans for weights that are not finite numbers.
 
 use super::ggml::GgmlType;
+use super::{Checkpoint, Tensor};
+use crate::error::Result;
+
+/// Bytes that are scanned before their pages go back to the system: they fit into a cache.
+const PIECE: usize = 1 << 20;
+
+impl Checkpoint {
+    /// [`check_values`](Self::check_values) for a tensor that stays in the file: piece by piece, each given
+    /// back before the next, so that a mapped one takes no memory before it is used.
+    ///
+    /// # Errors
+    /// As of [`check_values`](Self::check_values).
+    pub(crate) fn check_in_place(&self, tensor: &Tensor) -> Result<()> {
+        let block = tensor.ty.block_bytes();
+        let piece = (PIECE / block).max(1) * block;
+        for (start, bytes) in (0..).step_by(piece).zip(self.data(tensor).chunks(piece)) {
+            check_finite(tensor.ty, bytes).map_err(|at| {
+                let row = (start + at * block) / tensor.row_bytes();
+                self.tensor_error(tensor, format_args!("holds NaN or infinity in row {row}"))
+            })?;
+            self.release(tensor, start..start + bytes.len());
+        }
+        Ok(())
+    }
+}
 
 /// Whether a row holds a NaN or an infinity: in the scales of a quantised type, in the numbers of a float.
 ///
@@ -71,6 +96,61 @@ fn any<const N: usize>(items: &[[u8; N]], bad: impl Fn(&[u8; N]) -> bool) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+    use crate::load::ReadOptions;
+    use crate::model::Model;
+    use crate::synthetic::{Mixture, Shape, save};
+
+    /// The bytes of a model with an embedding of its own, and where that lies.
+    fn untied(mixture: &str) -> (Vec<u8>, Tensor) {
+        let shape = Shape {
+            name: "tiny",
+            hidden: 256,
+            ffn: 256,
+            n_layers: 1,
+            n_heads: 4,
+            n_kv_heads: 4,
+            head_dim: 64,
+            vocab: 4096,
+            tied: false,
+            ..Shape::by_name("smollm2-135m").unwrap().clone()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tiny.gguf");
+        save(&shape, Mixture::by_name(mixture).unwrap(), 1, &path).unwrap();
+        let checkpoint = Checkpoint::open(&path, &ReadOptions::default()).unwrap();
+        (std::fs::read(&path).unwrap(), checkpoint.need("token_embd.weight").unwrap().clone())
+    }
+
+    #[test]
+    fn an_embedding_that_is_not_packed_is_checked_at_load() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("damaged.gguf");
+        for (mixture, bad) in [("f32", &f32::NAN.to_le_bytes()[..]), ("q8_0", &[0, 0x7e])] {
+            let (mut bytes, embedding) = untied(mixture);
+            Model::from_bytes("sound", bytes.clone()).threads(1).load().unwrap();
+            // Beyond the first piece.
+            let row = 4000;
+            assert!(row * embedding.row_bytes() > PIECE);
+            bytes[embedding.offset + row * embedding.row_bytes()..][..bad.len()]
+                .copy_from_slice(bad);
+            std::fs::write(&path, &bytes).unwrap();
+            for error in [
+                Model::loader(&path).threads(1).load().err(),
+                Model::loader(&path).threads(1).mmap(false).load().err(),
+                Model::from_bytes("given", bytes).threads(1).load().err(),
+                Model::loader(&path).pack(dir.path().join("packed")).err(),
+            ] {
+                let error = error.expect("a NaN is refused");
+                assert_eq!(error.kind(), ErrorKind::Tensor);
+                let text = error.to_string();
+                assert!(
+                    text.contains("\"token_embd.weight\"") && text.contains("row 4000"),
+                    "{text}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn finds_each_scale_of_each_type() {

@@ -225,7 +225,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Worker threads, the caller's included; loading and packing take as many. Default: the physical cores that the process may use.
+    /// Worker threads, the caller's included, 1 to 1024; loading and packing take as many. Default:
+    /// the physical cores that the process may use.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self

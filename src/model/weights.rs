@@ -128,6 +128,10 @@ impl Weights {
             None => None,
             Some((tensor, format)) => {
                 bytes_per_token += tensor.row_bytes() as u64;
+                if buffer.is_some() {
+                    // Those of a packed file were checked when it was packed, as its panels were.
+                    checkpoint.check_in_place(&tensor)?;
+                }
                 Some(if checkpoint.is_mapped() || buffer.is_none() {
                     Table::Mapped(Arc::clone(&checkpoint), tensor, format)
                 } else {
