@@ -58,6 +58,7 @@ const _: () = {
     shared::<Token>();
     sent::<Loader>();
     sent::<Session>();
-    sent::<Generator<'static>>();
+    sent::<Generator<Session>>();
+    sent::<Sampler>();
     sent::<Decoder>();
 };

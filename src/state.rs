@@ -44,20 +44,20 @@ impl State {
         ty: KvType,
         context: usize,
     ) -> Result<Self> {
-        Self::laid_out(spec, context, |heads| KvLayout::new(ty, heads.head_dim, context))
+        Self::laid_out(spec, context, |heads| KvLayout::try_new(ty, heads.head_dim, context))
     }
 
     fn laid_out<S: Stage>(
         spec: &Spec<S>,
         context: usize,
-        layout: impl Fn(Heads) -> KvLayout,
+        layout: impl Fn(Heads) -> Option<KvLayout>,
     ) -> Result<Self> {
         let heads = spec.blocks.iter().filter_map(|block| match &block.mixer {
             Mixer::Attention(attention) => Some(attention.heads),
             Mixer::Dense(_) | Mixer::Experts(_) => None,
         });
         let keep = |heads: Heads| {
-            let layout = layout(heads);
+            let layout = layout(heads)?;
             let bytes = head_bytes(layout)?.checked_mul(heads.n_kv_heads)?;
             Some(Kept { layout, heads, bytes })
         };
@@ -131,12 +131,15 @@ impl Kept {
 }
 
 /// A ring where that is shorter than the context: the window, and what a pass adds to it before its
-/// first row has looked.
-fn layout(head_dim: usize, window: Option<usize>, ty: KvType, context: usize) -> KvLayout {
+/// first row has looked. `None` where it does not fit the address space.
+fn layout(head_dim: usize, window: Option<usize>, ty: KvType, context: usize) -> Option<KvLayout> {
     let ring = window.map(|window| window.saturating_add(BATCH).next_multiple_of(CHUNK));
     match ring.filter(|&ring| ring < context) {
-        Some(ring) => KvLayout::ring(ty, head_dim, ring),
-        None => KvLayout::new(ty, head_dim, context),
+        // No larger than a plain one of the context would be.
+        Some(ring) => {
+            KvLayout::try_new(ty, head_dim, context).map(|_| KvLayout::ring(ty, head_dim, ring))
+        }
+        None => KvLayout::try_new(ty, head_dim, context),
     }
 }
 
@@ -147,7 +150,7 @@ fn head_bytes(layout: KvLayout) -> Option<usize> {
 /// Bytes of keys and values of a whole context; `None` where they do not fit a `usize`.
 pub(crate) fn kv_bytes(config: &Config, ty: KvType, context: usize) -> Option<usize> {
     let of_layer = |&window: &Option<usize>| {
-        let layout = layout(config.head_dim, window, ty, context);
+        let layout = layout(config.head_dim, window, ty, context)?;
         head_bytes(layout)?.checked_mul(config.n_kv_heads)
     };
     config.windows.iter().map(of_layer).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))

@@ -52,6 +52,7 @@ pub(crate) struct Seat {
     changed: Condvar,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for every token")]
 enum News {
     /// The engine is yours.
     Lead,

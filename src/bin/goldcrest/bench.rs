@@ -250,7 +250,7 @@ impl Test {
             Way::Pieces(n) => format!("pp{tokens} /{n}"),
         };
         let (seconds, cpu_seconds) = (Vec::new(), Some(0.0));
-        (tokens > 0).then(|| Self { name, way, tokens, seconds, cpu_seconds })
+        (tokens > 0).then_some(Self { name, way, tokens, seconds, cpu_seconds })
     }
 
     /// All tests that the arguments ask for.
