@@ -123,12 +123,13 @@ impl Session {
     /// As [`push`](Self::push), and [`ErrorKind::Cancelled`]: what was run before stays in the
     /// context.
     pub fn push_cancellable(&mut self, ids: &[u32], cancel: &CancelToken) -> Result<()> {
+        let before = self.ids.len();
         self.append(ids)?;
         let start = Instant::now();
         let from = self.covered();
         let result = self.catch_up(cancel);
         self.stats.prompt(self.covered() - from, start.elapsed());
-        self.keep_what_ran(result)
+        self.keep_what_ran(before, result)
     }
 
     /// Appends tokens and returns the logits after each of them, `[n, vocab]`.
@@ -141,6 +142,7 @@ impl Session {
         if self.covered() < self.ids.len() {
             self.catch_up(cancel)?;
         }
+        let before = self.ids.len();
         self.append(ids)?;
         let vocab = self.vocab();
         let mut all = Vec::new();
@@ -153,7 +155,7 @@ impl Session {
         }
         self.run.logits = all[all.len() - vocab..].to_vec();
         self.stats.prompt(ids.len(), start.elapsed());
-        self.keep_what_ran(result)?;
+        self.keep_what_ran(before, result)?;
         Ok(all)
     }
 
@@ -270,10 +272,10 @@ impl Session {
         self.model.run(run, &self.seat)
     }
 
-    fn keep_what_ran(&mut self, result: Result<()>) -> Result<()> {
+    /// After a failure: the context of `before`, and what of the new tokens has run.
+    fn keep_what_ran(&mut self, before: usize, result: Result<()>) -> Result<()> {
         if result.is_err() {
-            let ran = self.covered();
-            self.truncate(ran);
+            self.truncate(before.max(self.covered()));
         }
         result
     }

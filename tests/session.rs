@@ -220,3 +220,42 @@ fn a_sampler_alone_chooses_what_a_generation_does() {
     }
     assert_eq!(sampler.tokens(), session.tokens());
 }
+
+#[test]
+fn failures_leave_the_context_as_it_was() {
+    let model = Model::embedded().threads(2).load().unwrap();
+    let mut session = model.session().unwrap();
+    session.push(&[5, 7, 9, 11]).unwrap();
+    let want = session.logits().unwrap().to_vec();
+    let cancelled = CancelToken::new();
+    cancelled.cancel();
+    for _ in 0..3 {
+        let error = session.push_cancellable(&[5; 40], &cancelled).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(session.tokens(), [5, 7, 9, 11]);
+    }
+    session.truncate(3);
+    session.push(&[11]).unwrap();
+    assert_eq!(session.logits().unwrap(), want);
+}
+
+/// Sessions on threads share passes as they happen to meet; no text and no bit shows it.
+#[test]
+fn sessions_together_tell_what_each_tells_alone() {
+    let model = Model::embedded().threads(2).load().unwrap();
+    let tell = &|seed: u64| {
+        let mut session = model.session().unwrap();
+        let prompt: Vec<u32> = (0..1 + seed as u32 * 13 % 60).map(|i| 300 + i * 7).collect();
+        session.push(&prompt).unwrap();
+        let sampling = SamplingParams::default().seed(seed);
+        let params = GenerationParams::from(sampling).max_tokens(40).ignore_eos(true);
+        let tokens = session.generate(params).unwrap().map(Result::unwrap);
+        tokens.map(|token| (token.id, token.logprob.to_bits())).collect::<Vec<_>>()
+    };
+    let alone: Vec<_> = (0..12).map(tell).collect();
+    let together = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..12).map(|seed| scope.spawn(move || tell(seed))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(together == alone);
+}

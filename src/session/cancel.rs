@@ -45,7 +45,7 @@ impl CancelToken {
     }
 
     /// The token of work that nobody can cancel.
-    pub(super) fn never() -> &'static Self {
+    pub(crate) fn never() -> &'static Self {
         static NEVER: LazyLock<CancelToken> = LazyLock::new(CancelToken::new);
         &NEVER
     }

@@ -60,7 +60,7 @@ impl Engine {
 }
 
 /// One sequence's part of a pass: `ids` at the positions from its state's length on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) ids: Vec<u32>,
     pub(crate) state: State,
@@ -69,6 +69,19 @@ pub(crate) struct Run {
     /// `[wants, vocab]`
     pub(crate) logits: Vec<f32>,
     pub(crate) cancel: CancelToken,
+}
+
+impl Default for Run {
+    /// What stands in a session for a run that is in a pass. Allocates nothing.
+    fn default() -> Self {
+        Self {
+            ids: Vec::new(),
+            state: State::default(),
+            wants: 0,
+            logits: Vec::new(),
+            cancel: CancelToken::never().clone(),
+        }
+    }
 }
 
 impl Graph {

@@ -152,6 +152,7 @@ fn a_pass_ends_early_only_when_all_runs_are_cancelled() {
     let (graph, mut engine) = engine(&shapes().next().unwrap(), "q4_0", Kernels::best(), 2);
     let mut runs = [start(&graph), start(&graph)];
     runs.iter_mut().for_each(|run| ask(&graph, run, &tokens(1, 9)));
+    runs.iter_mut().for_each(|run| run.cancel = CancelToken::new());
     runs[0].cancel.cancel();
     graph.run(&mut engine, &mut runs).unwrap();
     assert_eq!(runs.each_ref().map(|run| run.state.len()), [9, 9]);
