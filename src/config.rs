@@ -12,6 +12,8 @@ pub(crate) mod limits {
     pub(crate) const VOCAB: usize = 1 << 26;
     pub(crate) const CONTEXT: usize = 1 << 30;
     pub(crate) const EXPERTS: usize = 1 << 12;
+    /// Of the queries that share keys: what a block of a shared buffer may be wide.
+    pub(crate) const HEAD_GROUP: usize = 1 << 20;
 }
 
 /// The numbers of a model, as its file or folder gives them.
@@ -123,6 +125,13 @@ impl Config {
         if *n_kv_heads == 0 || !n_heads.is_multiple_of(*n_kv_heads) {
             return Err(config_error(format!(
                 "{n_heads} query heads are no multiple of {n_kv_heads} key and value heads"
+            )));
+        }
+        if n_heads * head_dim > limits::WIDTH
+            || n_heads / n_kv_heads * head_dim > limits::HEAD_GROUP
+        {
+            return Err(config_error(format!(
+                "{n_heads} query heads of {head_dim} on {n_kv_heads} key and value heads are too wide"
             )));
         }
         if *head_dim == 0 || !head_dim.is_multiple_of(2) {

@@ -41,7 +41,7 @@ impl SessionOptions {
 
 /// One context of a model: its tokens, their keys and values, and the logits after the last.
 ///
-/// A session is used by one thread at a time; sessions of one model take turns on its workers.
+/// A session is used by one thread at a time; sessions of one model share its passes.
 ///
 /// ```no_run
 /// # let model = goldcrest::Model::open("model.gguf")?;
@@ -147,6 +147,7 @@ impl Session {
         let vocab = self.vocab();
         let mut all = Vec::new();
         let start = Instant::now();
+        let from = self.covered();
         let mut result = Ok(());
         for piece in ids.chunks(BATCH) {
             result = result.and_then(|()| self.pass(piece.len(), piece.len(), cancel));
@@ -154,7 +155,7 @@ impl Session {
             if all.is_empty() { all = logits } else { all.extend(logits) }
         }
         self.run.logits = all[all.len() - vocab..].to_vec();
-        self.stats.prompt(ids.len(), start.elapsed());
+        self.stats.prompt(self.covered() - from, start.elapsed());
         self.keep_what_ran(before, result)?;
         Ok(all)
     }

@@ -133,7 +133,9 @@ impl Kept {
 /// A ring where that is shorter than the context: the window, and what a pass adds to it before its
 /// first row has looked. `None` where it does not fit the address space.
 fn layout(head_dim: usize, window: Option<usize>, ty: KvType, context: usize) -> Option<KvLayout> {
-    let ring = window.map(|window| window.saturating_add(BATCH).next_multiple_of(CHUNK));
+    // A window as long as the context is none.
+    let window = window.filter(|&window| window < context);
+    let ring = window.map(|window| (window + BATCH).next_multiple_of(CHUNK));
     match ring.filter(|&ring| ring < context) {
         // No larger than a plain one of the context would be.
         Some(ring) => {

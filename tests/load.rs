@@ -420,6 +420,11 @@ fn sliding_windows() {
     let mut file = tiny("llama");
     file.u32("llama.attention.sliding_window", 8);
     assert_eq!(gguf_config(&file).unwrap().windows(), [on]);
+    // One of any size is no longer than the context.
+    file.raw("llama.attention.sliding_window", 10, u64::MAX.to_le_bytes());
+    let checkpoint = fuzzing::gguf(&file.build()).unwrap();
+    assert!(checkpoint.describe().memory.is_some());
+    fuzzing::run(checkpoint).unwrap();
 }
 
 #[test]

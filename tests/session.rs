@@ -35,14 +35,14 @@ fn texts<S>(generator: &mut Generator<S>) -> (String, Option<ErrorKind>)
 where
     Generator<S>: Iterator<Item = Result<goldcrest::Token, Error>>,
 {
-    let mut all = String::new();
+    let (mut all, mut failure) = (String::new(), None);
     for token in generator {
         match token {
             Ok(token) => all += &token.text,
-            Err(error) => return (all, Some(error.kind())),
+            Err(error) => failure = Some(error.kind()),
         }
     }
-    (all, None)
+    (all, failure)
 }
 
 /// Makes a generation choose these tokens, whatever the model thinks.

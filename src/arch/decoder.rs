@@ -46,7 +46,7 @@ impl Decoder {
             n_kv_heads: kv_heads(keys, row, n_heads)?,
             head_dim,
             context_length,
-            norm_eps: norm_eps(keys)?,
+            norm_eps: norm_eps(keys, row)?,
             rope,
             local_rope,
             windows: windows(keys, row, n_layers)?,
@@ -243,6 +243,10 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
     if keys.bool(keys::CAUSAL)? == Some(false) {
         return refuse("attention.causal", &"attention in both directions is not supported");
     }
+    let normed = format!("{arch}.expert_weights_norm");
+    if metadata.get_bool(&normed)? == Some(false) {
+        return refuse("expert_weights_norm", &format!("false is not supported with {arch}"));
+    }
     // The value without an effect: none, or softmax.
     for (key, neutral) in [
         ("attn_logit_softcapping", 0.0),
@@ -250,6 +254,10 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
         ("expert_shared_count", 0.0),
         ("expert_gating_func", 1.0),
         ("expert_weights_scale", 1.0),
+        ("attention.scale", 0.0),
+        ("logit_scale", 1.0),
+        ("residual_scale", 1.0),
+        ("embedding_scale", 1.0),
     ] {
         let name = format!("{arch}.{key}");
         let number = match metadata.get(&name) {
@@ -264,10 +272,10 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
     Ok(())
 }
 
-fn norm_eps(keys: Keys) -> Result<f32> {
+fn norm_eps(keys: Keys, row: &Row) -> Result<f32> {
     match (keys.f32(keys::EPS)?, keys) {
         (Some(eps), _) => Ok(eps),
-        (None, Keys::Json(_)) => Ok(1e-6),
+        (None, Keys::Json(_)) => Ok(row.eps),
         (None, Keys::Gguf { .. }) => Err(keys.error(keys::EPS, "is missing")),
     }
 }
@@ -329,10 +337,10 @@ fn ropes(
 ) -> Result<(Rope, Option<Rope>)> {
     let keys = source.keys;
     let gemma = row.windows == Windows::Gemma;
-    let mut rope = match keys {
+    let rope = match keys {
         Keys::Json(json) => {
             let kind = gemma.then_some("full_attention");
-            rope::from_json(json, kind, head_dim, context)?
+            rope::from_json(json, kind, row.theta, head_dim, context)?
         }
         Keys::Gguf { .. } => {
             rope::from_gguf(keys, source.rope_factors, row.gguf_rope, head_dim, context)?
@@ -340,9 +348,6 @@ fn ropes(
     };
     if !gemma {
         return Ok((rope, None));
-    }
-    if !keys.has(keys::THETA) && rope.theta == 10_000.0 {
-        rope.theta = 1e6;
     }
     let local = match keys {
         Keys::Json(json) => rope::local_from_json(json, head_dim, context)?,
@@ -425,6 +430,7 @@ fn windows(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<Option<usize>>>
         Keys::Json(json) => windows_json(json, row, n_layers),
         Keys::Gguf { metadata, arch } => {
             let window = keys.count(keys::WINDOW)?.filter(|&window| window > 0);
+            let window = window.map(|window| window.min(limits::CONTEXT));
             if row.windows != Windows::Gemma {
                 return Ok(vec![window; n_layers]);
             }
@@ -455,6 +461,7 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
         Windows::Qwen => {
             let used = json.bool("use_sliding_window")?.unwrap_or(false);
             let first = json.usize("max_window_layers")?.unwrap_or(28);
+            let first = if row.experts.is_some() { 0 } else { first };
             (window.filter(|_| used), Box::new(move |layer| layer >= first))
         }
         Windows::Gemma => {

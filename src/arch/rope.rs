@@ -7,10 +7,11 @@ use crate::config::{Rope, RopeScaling, RopeStyle, limits};
 use crate::error::{Error, Result, unsupported};
 use crate::load::{Metadata, Object};
 
-/// Rope in a folder. `kind` names the layers, where the file has one set for each kind of them.
+/// Rope in a folder; `default_theta` is the base where it does not say. `kind` names the layers, where the file has one set for each kind of them.
 pub(super) fn from_json(
     json: Object,
     kind: Option<&str>,
+    default_theta: f32,
     head_dim: usize,
     context: usize,
 ) -> Result<Rope> {
@@ -34,7 +35,7 @@ pub(super) fn from_json(
         some => some,
     };
     Ok(Rope {
-        theta: theta.unwrap_or(10_000.0),
+        theta: theta.unwrap_or(default_theta),
         dim: head_dim,
         style: RopeStyle::Halves,
         scaling: scaling_json(scaling, context)?,
@@ -49,7 +50,7 @@ pub(super) fn local_from_json(
 ) -> Result<Option<Rope>> {
     const KIND: &str = "sliding_attention";
     let there = json.object("rope_parameters")?.is_some_and(|map| map.contains_key(KIND));
-    there.then(|| from_json(json, Some(KIND), head_dim, context)).transpose()
+    there.then(|| from_json(json, Some(KIND), 10_000.0, head_dim, context)).transpose()
 }
 
 fn scaling_json(json: Object, context: usize) -> Result<RopeScaling> {

@@ -29,6 +29,9 @@ pub(super) struct Row {
     pub(super) windows: Windows,
     /// Which dimensions rope pairs in a GGUF file; a folder always has [`RopeStyle::Halves`].
     pub(super) gguf_rope: RopeStyle,
+    /// Base of rope's frequencies, and what norms add, where a config.json does not say.
+    pub(super) theta: f32,
+    pub(super) eps: f32,
     /// The head dimension where a config.json does not say: `hidden / n_heads` if this does not.
     pub(super) head_dim: Option<usize>,
     /// Without a number of key and value heads there are as many as query heads.
@@ -55,7 +58,8 @@ pub(super) enum Windows {
     Llama,
     /// All.
     Mistral,
-    /// With `use_sliding_window`, those from `max_window_layers` on.
+    /// With `use_sliding_window`, those from `max_window_layers` on; in a mixture all. In GGUF all if
+    /// the file has a window.
     Qwen,
     /// All but every sixth, or what the file says instead of six; these have a rope of their own.
     Gemma,
@@ -92,6 +96,7 @@ pub(super) const ROWS: &[Row] = &[
         act_names: &["gelu_pytorch_tanh"],
         windows: Windows::Gemma,
         gguf_rope: RopeStyle::Halves,
+        theta: 1e6,
         head_dim: Some(256),
         kv_heads_default: false,
         tied: true,
@@ -117,6 +122,8 @@ const LLAMA: Row = Row {
     act_names: &["silu", "swish"],
     windows: Windows::Llama,
     gguf_rope: RopeStyle::Pairs,
+    theta: 10_000.0,
+    eps: 1e-6,
     head_dim: None,
     kv_heads_default: true,
     tied: false,
@@ -128,6 +135,8 @@ const MIXTRAL: Row = Row {
     name: "mixtral",
     experts: Some(Routing::Renormalised),
     windows: Windows::Mistral,
+    theta: 1e6,
+    eps: 1e-5,
     kv_heads_default: false,
     names: &[
         ("block_sparse_moe.gate", "ffn_gate_inp"),

@@ -36,7 +36,8 @@ impl Checkpoint {
     /// with the shape that it must have and a type that has kernels, and there is none that a pass
     /// would leave out.
     ///
-    /// Loading and packing do the same. Numbers of the weights are not looked at.
+    /// Loading and packing do the same. Of the weights' numbers nothing is looked at, but whether a head
+    /// is the embedding.
     ///
     /// # Errors
     /// Those of [`config`](Self::config); [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) with the
@@ -123,7 +124,10 @@ impl Checkpoint {
         };
         let same = |embedding: &Tensor| {
             let alike = embedding.ty == head.ty && embedding.shape == head.shape;
-            alike && !head.is_packed() && self.data(embedding) == self.data(head)
+            let same = alike && !head.is_packed() && self.data(embedding) == self.data(head);
+            self.release(embedding, 0..embedding.byte_len());
+            self.release(head, 0..head.byte_len());
+            same
         };
         Ok(self.tensor(EMBEDDING).is_some_and(same))
     }

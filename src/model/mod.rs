@@ -259,7 +259,8 @@ impl Loader {
     /// Quantises float matrices while they are packed, to [`Format::Q8_0`] or [`Format::Q4_0`].
     ///
     /// Matrices that the file has quantised already, and those whose width is no multiple of the
-    /// format's block, stay as they are. The output matrix gets 8 bits at least.
+    /// format's block, stay as they are, and so do the routers of experts. The output matrix gets 8 bits
+    /// at least.
     /// Matrices of a packed file cannot change any more: where they would, loading it is an error.
     pub fn quantize(mut self, format: Format) -> Self {
         self.quantize = Some(format);
@@ -321,7 +322,8 @@ impl Loader {
             let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
             Weights::load(checkpoint, &spec, self.quantize, &watch)
         })?;
-        let graph = Graph::new(weights.map_err(|e| e.at(&self.path))?, kernels)?;
+        let graph = weights.and_then(|weights| Graph::new(weights, kernels));
+        let graph = graph.map_err(|e| e.at(&self.path))?;
         Ok(Model(Arc::new(Inner {
             path: self.path,
             config,
@@ -359,8 +361,8 @@ impl Loader {
     }
 
     /// Packs the model into a file at `path` that is mapped and used as it lies: it opens with no
-    /// other file, in milliseconds, without a copy. The settings `quantize`, `mmap` and `progress` count;
-    /// the other settings are for loading.
+    /// other file, in milliseconds, without a copy. The settings `quantize`, `mmap`, `threads`, `progress`
+    /// and `cancel` count; the others are for loading.
     ///
     /// The file is for the version of the crate that wrote it, or one with the same layouts; others
     /// refuse it. It is written beside `path` (with `.tmp` after the name) and renamed when it is

@@ -4,7 +4,8 @@
 //! with it all runs that wait: single rows first, then prompts up to [`BATCH`] rows; runs one
 //! pass, hands every run back to its session, and gives the engine to one that waits (flat
 //! combining, Hendler and others 2010). A prompt longer than that comes back for each of its
-//! pieces, so that no session waits for more than the pass at work and its own.
+//! pieces, so that a session that wants one token waits for no more than the pass at work and its
+//! own, while no more than [`RUNS`] do; prompts take turns.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -38,6 +39,13 @@ struct Inner {
     /// Runs that will come back soon, or wait already.
     expected: usize,
     patience: Duration,
+}
+
+impl Inner {
+    /// Whether waiting longer would bring the next pass no more runs.
+    fn is_enough(&self) -> bool {
+        self.waiting.len() >= self.expected.min(RUNS)
+    }
 }
 
 struct Ticket {
@@ -99,7 +107,7 @@ impl Queue {
         let mut inner = lock(&self.inner);
         inner.waiting.push(ticket);
         let idle = !std::mem::replace(&mut inner.busy, true);
-        if !idle && inner.waiting.len() >= inner.expected {
+        if !idle && inner.is_enough() {
             self.arrived.notify_one();
         }
         drop(inner);
@@ -155,7 +163,7 @@ impl Queue {
     fn gather(&self) -> MutexGuard<'_, Inner> {
         let inner = lock(&self.inner);
         let patience = inner.patience;
-        let missing = |inner: &mut Inner| inner.waiting.len() < inner.expected.min(RUNS);
+        let missing = |inner: &mut Inner| !inner.is_enough();
         let waited = self.arrived.wait_timeout_while(inner, patience, missing);
         waited.unwrap_or_else(|e| e.into_inner()).0
     }

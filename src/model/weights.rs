@@ -53,7 +53,7 @@ impl Stage for Loaded {
     type Bank = Vec<Expert>;
 }
 
-/// One expert: a run of pages of its own.
+/// One expert: its matrices one after another, in pages of their own but for small ones.
 #[derive(Debug)]
 pub(crate) struct Expert {
     pub(crate) gate_up: [Matrix; 2],

@@ -167,8 +167,7 @@ mod tests {
                 let logits = session.logits().unwrap();
                 let square = logits.iter().map(|x| x * x).sum::<f32>() / logits.len() as f32;
                 assert!((0.3..3.0).contains(&square), "{arch} {mixture}: {square}");
-                // What a token reads: all but the embedding's other rows, and 3% of padding; small
-                // experts pad more, to a page each.
+                // What a token reads: all but the embedding's other rows, and 3% of padding.
                 let matrices: u64 = checkpoint
                     .tensors()
                     .iter()
@@ -177,7 +176,7 @@ mod tests {
                     .map(|t| t.byte_len() as u64 / (t.shape.len() as u64 - 1))
                     .sum();
                 let read = model.weight_bytes() as f64 / matrices as f64;
-                assert!((0.99..1.12).contains(&read), "{arch} {mixture}: {read}");
+                assert!((0.99..1.1).contains(&read), "{arch} {mixture}: {read}");
             }
         }
     }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::claims::Parts;
-use super::shared::enter;
+use super::shared::{enter, next_grid};
 use super::stamp::Stamp;
 use super::team::Worker;
 
@@ -89,6 +89,13 @@ impl<T> Scattered<'_, T> {
         unsafe { std::slice::from_raw_parts(data, len) }
     }
 
+    /// Claims a matrix for a grid of one kind and size; a second grid of it is another use.
+    fn cut(&self, worker: &Worker<'_>, matrix: usize, kind: u64, size: usize) {
+        assert!(size > 0 && size < 1 << 32, "rows in parts of {size}");
+        let number = next_grid(worker);
+        enter(&self.stamps[matrix], worker, number << 34 | (size as u64) << 2 | kind);
+    }
+
     /// Cuts every row of a matrix into `parts` equal ones; a task of [`Worker::each`] is one of them, numbered
     /// along the rows first.
     ///
@@ -100,8 +107,7 @@ impl<T> Scattered<'_, T> {
         matrix: usize,
         parts: usize,
     ) -> Cells<'w, T> {
-        assert!(parts > 0, "rows in 0 parts");
-        enter(&self.stamps[matrix], worker, 1 | (parts as u64) << 2);
+        self.cut(worker, matrix, 1, parts);
         Cells { all: self, matrix, parts }
     }
 
@@ -119,8 +125,8 @@ impl<T> Scattered<'_, T> {
     ) -> Columns<'w, T> {
         let width = if self.rows() == 0 { 0 } else { self.row_of(matrix, 0).1 };
         let alike = (0..self.rows()).all(|row| self.row_of(matrix, row).1 == width);
-        assert!(alike && cols > 0, "rows of one length in columns");
-        enter(&self.stamps[matrix], worker, 2 | (cols as u64) << 2);
+        assert!(alike, "rows of one length in columns");
+        self.cut(worker, matrix, 2, cols);
         Columns { all: self, matrix, cols, width }
     }
 }

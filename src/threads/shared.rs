@@ -75,12 +75,10 @@ impl<'a, T> Shared<'a, T> {
         cols: usize,
     ) -> Grid<'w, T> {
         let (rows, cols) = (rows.min(self.rows).max(1), cols.min(self.stride).max(1));
-        let number = worker.grids.get() + 1;
-        assert!(u64::from(number) < READ, "too many grids between two barriers");
-        worker.grids.set(number);
+        let number = next_grid(worker);
         // All rows or columns are 0, so that they fit however many they are.
         let code = |n: usize, whole: usize| if n == whole { 0 } else { n as u64 };
-        let geometry = [u64::from(number), code(rows, self.rows), code(cols, self.stride)];
+        let geometry = [number, code(rows, self.rows), code(cols, self.stride)];
         let fits = geometry.iter().all(|&n| n < 1 << BITS);
         assert!(fits, "blocks of {rows} x {cols} are too large");
         self.enter(worker, geometry.into_iter().fold(0, |stamp, n| stamp << BITS | n));
@@ -100,6 +98,15 @@ impl<'a, T> Shared<'a, T> {
     fn enter(&self, worker: &Worker<'_>, use_: u64) {
         enter(&self.stamp, worker, use_);
     }
+}
+
+/// The number of a grid that a worker makes in its section, from 1: all workers make the same ones, so
+/// that a second one of a buffer is another use of it.
+pub(super) fn next_grid(worker: &Worker<'_>) -> u64 {
+    let number = u64::from(worker.grids.get()) + 1;
+    assert!(number < READ, "too many grids between two barriers");
+    worker.grids.set(number as u32);
+    number
 }
 
 /// Claims a buffer for one use in the worker's section.

@@ -316,3 +316,55 @@ fn parked_workers_wake_up() {
         count(&mut team, 2);
     }
 }
+
+/// Two rows of twelve that lie anywhere, for one job.
+fn lent<'a>(
+    list: &'a mut RowList<u32>,
+    [a, b]: [&'a mut Vec<u32>; 2],
+) -> scattered::Scattered<'a, u32> {
+    let mut lending = list.lend(1);
+    lending.extend([&mut a[..], &mut b[..]].into_iter());
+    lending.done()
+}
+
+#[test]
+fn rows_that_lie_anywhere_are_cut_once_between_two_barriers() {
+    let (mut a, mut b) = (vec![0u32; 12], vec![0u32; 12]);
+    let mut list = RowList::default();
+    let mut team = Team::new(2).unwrap();
+    type Job = fn(&mut Worker<'_>, &scattered::Scattered<'_, u32>) -> Result<(), Poisoned>;
+    let twice: [Job; 3] = [
+        |w, rows| {
+            w.each(2, 1, (rows.cells(w, 0, 1), rows.cells(w, 0, 1)), |_, _| ());
+            w.barrier()
+        },
+        |w, rows| {
+            w.each(2, 1, (rows.columns(w, 0, 6), rows.columns(w, 0, 6)), |_, _| ());
+            w.barrier()
+        },
+        |w, rows| {
+            let _ = rows.read(w, 0, 1);
+            w.each(4, 1, rows.cells(w, 0, 2), |_, _| ());
+            w.barrier()
+        },
+    ];
+    for job in twice {
+        let rows = lent(&mut list, [&mut a, &mut b]);
+        let error = team.run(&|w| job(w, &rows)).unwrap_err();
+        assert!(error.to_string().contains("two uses"), "{error}");
+    }
+    // A part of a row, then columns of all of them.
+    let rows = lent(&mut list, [&mut a, &mut b]);
+    team.run(&|w| {
+        w.each(6, 1, rows.cells(w, 0, 3), |claim, cell| cell.fill(claim.start as u32));
+        w.barrier()?;
+        w.each(3, 2, rows.columns(w, 0, 5), |claim, mut block| {
+            assert_eq!(block.cols(), (12 - claim.start * 5).min(claim.len() * 5));
+            (0..2).for_each(|row| block.row(row).iter_mut().for_each(|x| *x += 10));
+        });
+        w.barrier()
+    })
+    .unwrap();
+    assert_eq!(a, [10, 10, 10, 10, 11, 11, 11, 11, 12, 12, 12, 12]);
+    assert_eq!(b, [13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15]);
+}

@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use goldcrest_kernels::{Activation, Format, PANEL_ROWS, Place, Rows as Activations, Tile};
+use goldcrest_kernels::{
+    Activation, Format, Kernels, PANEL_ROWS, Place, Rows as Activations, Tile,
+};
 
 use super::Walk;
 use super::needs::{KINDS, Kinds, Routing, Rows, slot};
@@ -20,6 +22,9 @@ pub(super) struct Choice {
     expert: u32,
     weight: f32,
 }
+
+/// In the place of a probability: below all of them.
+const TAKEN: f32 = -1.0;
 
 /// Which experts are at work, and on which rows: every worker's own copy.
 #[derive(Default)]
@@ -57,20 +62,17 @@ impl Routes {
     }
 
     /// The likeliest `out.len()` of the experts whose scores are given, in the order of their index.
-    fn choose(&mut self, walk: &Walk<'_>, scores: &[f32], renormalise: bool, out: &mut [Choice]) {
+    fn choose(&mut self, kernels: &Kernels, scores: &[f32], renormalise: bool, out: &mut [Choice]) {
         let probabilities = &mut self.probabilities[..scores.len()];
         probabilities.copy_from_slice(scores);
-        walk.graph.kernels.softmax(probabilities);
+        kernels.softmax(probabilities);
         for choice in out.iter_mut() {
-            // The first of equals. One that was taken is below every probability.
-            let mut best = 0;
-            for (i, p) in probabilities.iter().enumerate() {
-                if *p > probabilities[best] {
-                    best = i;
-                }
-            }
+            // The first of equals; each once, whatever the scores are: NaN is not TAKEN.
+            let free = (0..probabilities.len()).filter(|&i| probabilities[i] != TAKEN);
+            let best = free.reduce(|a, b| if probabilities[b] > probabilities[a] { b } else { a });
+            let best = best.expect("no more experts are used than there are");
             *choice = Choice { expert: best as u32, weight: probabilities[best] };
-            probabilities[best] = -1.0;
+            probabilities[best] = TAKEN;
         }
         out.sort_unstable_by_key(|choice| choice.expert);
         if renormalise {
@@ -168,7 +170,7 @@ impl Walk<'_> {
             let mut picked = std::mem::take(&mut lane.routes.picked);
             let choices = &mut picked[..mixer.used];
             let scores = &self.b.scores.row(w, 0)[..mixer.count];
-            lane.routes.choose(self, scores, mixer.renormalise, choices);
+            lane.routes.choose(self.graph.kernels, scores, mixer.renormalise, choices);
             lane.routes.group(choices.iter(), mixer.used, mixer.count, 1);
             lane.routes.picked = picked;
             return Ok(());
@@ -177,7 +179,7 @@ impl Walk<'_> {
         w.each(self.rows, 1, grid, |claim, mut out| {
             let scores = &self.b.scores.row(w, claim.start)[..mixer.count];
             let out = &mut out.row(0)[..mixer.used];
-            lane.routes.choose(self, scores, mixer.renormalise, out);
+            lane.routes.choose(self.graph.kernels, scores, mixer.renormalise, out);
         });
         w.barrier()?;
         let choices = self.b.choices.read(w);
@@ -363,5 +365,43 @@ impl Walk<'_> {
         }
         let data = &forms[slot(kind)].read(w)[active.first * bytes..][..active.count * bytes];
         Activations::new(kind, k, data, active.count, group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(scores: &[f32], used: usize, renormalise: bool) -> Vec<(u32, f32)> {
+        let mut routes = Routes::default();
+        let routing = Routing { count: scores.len(), used, form_bytes: 0 };
+        routes.grow(&routing, 1, 1);
+        let mut out = vec![Choice::default(); used];
+        routes.choose(Kernels::best(), scores, renormalise, &mut out);
+        out.iter().map(|choice| (choice.expert, choice.weight)).collect()
+    }
+
+    #[test]
+    fn the_likeliest_in_the_order_of_their_index() {
+        let of = |scores: &[f32]| -> Vec<u32> {
+            chosen(scores, 2, true).iter().map(|(expert, _)| *expert).collect()
+        };
+        assert_eq!(of(&[0.0, 3.0, 1.0, 4.0]), [1, 3]);
+        assert_eq!(of(&[2.0, 2.0, 2.0]), [0, 1], "the first of equals");
+        let weights = |renormalise| -> f32 {
+            chosen(&[1.0, 2.0, 3.0], 2, renormalise).iter().map(|(_, weight)| weight).sum()
+        };
+        assert!((weights(true) - 1.0).abs() < 1e-6 && weights(false) < 0.95);
+    }
+
+    /// A hostile file's: every expert is chosen once all the same.
+    #[test]
+    fn scores_that_are_no_numbers() {
+        for scores in [[f32::NAN; 5], [f32::INFINITY; 5], [0.0, f32::NAN, 1.0, f32::INFINITY, 2.0]]
+        {
+            let experts: Vec<u32> = chosen(&scores, 3, true).iter().map(|c| c.0).collect();
+            assert_eq!(experts.len(), 3);
+            assert!(experts.windows(2).all(|pair| pair[0] < pair[1]), "{experts:?}");
+        }
     }
 }

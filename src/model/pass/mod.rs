@@ -4,7 +4,7 @@
 //! attention alone looks at the runs, and a row's bits do not depend on what is beside it.
 //!
 //! Steps are separated by barriers. Several rows are normalised and quantised by all workers
-//! together; a single row by each for itself, which costs less than a barrier. A layer has five
+//! together; a single row by each for itself, which costs less than a barrier. A layer of llama has five
 //! barriers for one row.
 
 mod attention;

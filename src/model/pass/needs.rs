@@ -1,6 +1,6 @@
 //! What buffers a model's passes need: each mixer says so.
 
-use goldcrest_kernels::{Activation, Format};
+use goldcrest_kernels::{Activation, Format, PANEL_ROWS};
 
 use super::attention::ATTENTION_ROWS;
 use super::rope::Rotation;
@@ -124,7 +124,7 @@ impl Needs {
                 Mixer::Attention(mixer) => needs.attention(spec.hidden, mixer),
                 Mixer::Dense(mixer) => {
                     needs.form(spec.hidden, Rows::Pass, formats(&mixer.gate_up));
-                    needs.float(mixer.ffn.next_multiple_of(16), Rows::Pass);
+                    needs.float(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Pass);
                     needs.form(mixer.ffn, Rows::Pass, [mixer.down.format]);
                 }
                 Mixer::Experts(mixer) => needs.experts(spec.hidden, mixer),
@@ -154,7 +154,7 @@ impl Needs {
         self.form(hidden, Rows::Pass, [mixer.router.format, Format::F32]);
         self.form(hidden, Rows::Pass, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
         self.form(hidden, Rows::Routed, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
-        self.float(mixer.ffn.next_multiple_of(16), Rows::Routed);
+        self.float(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Routed);
         let down = Kinds::of(bank.iter().map(|expert| expert.down.kind()));
         self.form(mixer.ffn, Rows::Routed, bank.iter().map(|expert| expert.down.format));
         let bytes = down.iter().map(|kind| kind.row_bytes(mixer.ffn)).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Packing in parallel: the only place where the engine uses rayon.
+//! Packing in parallel.
 
 use goldcrest_kernels::{PANEL_ROWS, pack_panel};
 use rayon::prelude::*;
@@ -24,7 +24,7 @@ impl Watch<'_> {
     pub(super) fn done(&self, bytes: u64, of: u64) -> Result<()> {
         (self.progress)(bytes, of);
         if self.cancel.is_cancelled() {
-            return Err(Error::new(ErrorKind::Cancelled, "loading was cancelled"));
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
         }
         Ok(())
     }

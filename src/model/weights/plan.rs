@@ -9,6 +9,9 @@ use crate::spec::{Attention, Block, Dense, Experts, Linear, Mixer, Named, Norm, 
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
 const PAGE: usize = 4096;
+/// But small ones, of which a file may claim thousands: on a line of the cache.
+const LINE: usize = 64;
+const SMALL: usize = 16 * PAGE;
 
 /// One matrix's way from the file to the buffer.
 pub(super) struct Source<'a> {
@@ -126,7 +129,7 @@ impl<'a> Plan<'a> {
     }
 
     fn experts(&mut self, mixer: &Experts<Named>) -> Result<Experts<Loaded>> {
-        let router = self.matrix(&mixer.router)?;
+        let router = self.as_it_is(&mixer.router)?;
         let before = self.end;
         let bank = (0..mixer.count).map(|i| self.expert(&mixer.bank, i)).collect::<Result<_>>()?;
         let all = (self.end - before) as u64;
@@ -144,6 +147,12 @@ impl<'a> Plan<'a> {
 
     fn matrix(&mut self, slot: &Slot) -> Result<Matrix> {
         let source = self.whole(slot)?;
+        Ok(self.push(vec![source])?.remove(0))
+    }
+
+    /// A matrix that is not quantised: a router is small, and a wrong choice is no small error.
+    fn as_it_is(&mut self, slot: &Slot) -> Result<Matrix> {
+        let source = self.source(&slot.name, 0, &slot.shape, slot.name.clone(), None)?;
         Ok(self.push(vec![source])?.remove(0))
     }
 
@@ -223,7 +232,8 @@ impl<'a> Plan<'a> {
     fn push(&mut self, mut sources: Vec<Source<'a>>) -> Result<Vec<Matrix>> {
         let stride = sources.iter().map(|s| s.matrix.panel_bytes()).sum();
         let panels = sources[0].matrix.rows.div_ceil(PANEL_ROWS);
-        let mut at = self.end.next_multiple_of(PAGE);
+        let alignment = if stride * panels < SMALL { LINE } else { PAGE };
+        let mut at = self.end.next_multiple_of(alignment);
         if let Some(all) = self.checkpoint.panels() {
             at = self.checkpoint.place_in_panels(sources[0].tensor).map_or(all.len(), |(at, _)| at);
             self.check_places(&sources, at, stride)?;
