@@ -259,3 +259,16 @@ fn sessions_together_tell_what_each_tells_alone() {
     });
     assert!(together == alone);
 }
+
+#[test]
+fn loading_can_be_cancelled() {
+    let cancel = CancelToken::new();
+    let loader = || Model::embedded().cancel(cancel.clone());
+    loader().load().unwrap();
+    cancel.cancel();
+    assert_eq!(loader().load().unwrap_err().kind(), ErrorKind::Cancelled);
+    let dir = tempfile::tempdir().unwrap();
+    let error = loader().pack(dir.path().join("packed")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+}
