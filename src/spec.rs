@@ -73,6 +73,16 @@ pub(crate) struct Spec<S: Stage> {
     pub(crate) head: S::Matrix,
 }
 
+impl<S: Stage> Spec<S> {
+    /// The heads of every attention block in turn: each has a place in a state.
+    pub(crate) fn attentions(&self) -> impl Iterator<Item = Heads> {
+        self.blocks.iter().filter_map(|block| match &block.mixer {
+            Mixer::Attention(attention) => Some(attention.heads),
+            Mixer::Dense(_) | Mixer::Experts(_) => None,
+        })
+    }
+}
+
 /// x += post(mixer(pre(x)))
 #[derive(Debug)]
 pub(crate) struct Block<S: Stage> {

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::error::{Result, input_error};
 use crate::load::Buffer;
 use crate::model::BATCH;
-use crate::spec::{Heads, Mixer, Spec, Stage};
+use crate::spec::{Heads, Spec, Stage};
 
 /// Keys and values of every attention block: `[block][head][keys | values]`.
 ///
@@ -52,16 +52,12 @@ impl State {
         context: usize,
         layout: impl Fn(Heads) -> Option<KvLayout>,
     ) -> Result<Self> {
-        let heads = spec.blocks.iter().filter_map(|block| match &block.mixer {
-            Mixer::Attention(attention) => Some(attention.heads),
-            Mixer::Dense(_) | Mixer::Experts(_) => None,
-        });
         let keep = |heads: Heads| {
             let layout = layout(heads)?;
-            let bytes = head_bytes(layout)?.checked_mul(heads.n_kv_heads)?;
+            let bytes = block_bytes(layout, heads.n_kv_heads)?;
             Some(Kept { layout, heads, bytes })
         };
-        let kept: Option<Vec<Kept>> = heads.map(keep).collect();
+        let kept: Option<Vec<Kept>> = spec.attentions().map(keep).collect();
         let too_long = || input_error(format!("a context of {context} tokens is too long"));
         let kept = kept.ok_or_else(too_long)?;
         let bytes = kept.iter().try_fold(0usize, |sum, kept| sum.checked_add(kept.bytes));
@@ -79,9 +75,9 @@ impl State {
         self.context
     }
 
-    /// How the keys and values of a head of attention block `index` lie.
-    pub(crate) fn layout(&self, index: usize) -> KvLayout {
-        self.kept[index].layout
+    /// How the keys and values of a head of each attention block lie.
+    pub(crate) fn layouts(&self) -> impl Iterator<Item = KvLayout> {
+        self.kept.iter().map(|kept| kept.layout)
     }
 
     /// The keys and values of each attention block: its heads side by side.
@@ -145,15 +141,15 @@ fn layout(head_dim: usize, window: Option<usize>, ty: KvType, context: usize) ->
     }
 }
 
-fn head_bytes(layout: KvLayout) -> Option<usize> {
-    layout.k_bytes().checked_add(layout.v_bytes())
+/// Bytes of an attention block.
+fn block_bytes(layout: KvLayout, n_kv_heads: usize) -> Option<usize> {
+    layout.k_bytes().checked_add(layout.v_bytes())?.checked_mul(n_kv_heads)
 }
 
 /// Bytes of keys and values of a whole context; `None` where they do not fit a `usize`.
 pub(crate) fn kv_bytes(config: &Config, ty: KvType, context: usize) -> Option<usize> {
     let of_layer = |&window: &Option<usize>| {
-        let layout = layout(config.head_dim, window, ty, context)?;
-        head_bytes(layout)?.checked_mul(config.n_kv_heads)
+        block_bytes(layout(config.head_dim, window, ty, context)?, config.n_kv_heads)
     };
     config.windows.iter().map(of_layer).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }

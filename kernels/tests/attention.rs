@@ -5,7 +5,7 @@
 mod case;
 mod common;
 
-use case::{Case, TYPES, causal, load, regions};
+use case::{Case, TYPES, causal, fewer_cases, load, regions};
 use common::{bits, on_every_tier, portable};
 use goldcrest_kernels::{Isa, Kernels, KvLayout, KvType, Span};
 use proptest::prelude::*;
@@ -60,12 +60,6 @@ fn check_row(ty: KvType, got: &[f32], want: &[f32]) {
             }
         }
     }
-}
-
-/// A fifth of proptest's default, or of what `PROPTEST_CASES` says.
-fn fewer_cases() -> ProptestConfig {
-    let default = ProptestConfig::default();
-    ProptestConfig { cases: default.cases.div_ceil(5), ..default }
 }
 
 proptest! {

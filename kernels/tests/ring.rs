@@ -7,7 +7,7 @@ mod common;
 
 use std::ops::Range;
 
-use case::{Case, TYPES, attend, causal, load, regions};
+use case::{Case, TYPES, attend, causal, fewer_cases, load, regions};
 use common::{bits, on_every_tier, portable, refused};
 use goldcrest_kernels::{Attend, CHUNK, Isa, Kernels, KvLayout, KvType, Span};
 use proptest::prelude::*;
@@ -73,12 +73,6 @@ fn a_window_over_the_seam() {
         let ring = KvLayout::ring(ty, 6, 256);
         check(ring, 2, 248..261, &causal(261, 3, 9), None);
     }
-}
-
-/// A fifth of proptest's default, or of what `PROPTEST_CASES` says.
-fn fewer_cases() -> ProptestConfig {
-    let default = ProptestConfig::default();
-    ProptestConfig { cases: default.cases.div_ceil(5), ..default }
 }
 
 proptest! {

@@ -186,7 +186,7 @@ fn find(keys: Keys) -> Result<&'static Row> {
             ROWS.iter().find(|row| row.name == name).ok_or_else(|| unknown(name))?
         }
         Keys::Gguf { arch, .. } => {
-            let experts = keys.count(keys::EXPERTS)?.is_some_and(|n| n > 0);
+            let experts = keys.count(keys::EXPERTS.key())?.is_some_and(|n| n > 0);
             let named = |row: &&Row| row.gguf == arch;
             let fits = ROWS.iter().filter(named).find(|row| row.experts.is_some() == experts);
             fits.or_else(|| ROWS.iter().find(named)).ok_or_else(|| unknown(arch))?
@@ -233,7 +233,7 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
     let refuse = |key: &str, problem: &dyn std::fmt::Display| {
         Err(unsupported(format!("key \"{arch}.{key}\": {problem}")))
     };
-    if let Some(experts) = keys.count(keys::EXPERTS)?
+    if let Some(experts) = keys.count(keys::EXPERTS.key())?
         && experts > 0
         && row.experts.is_none()
     {
@@ -383,14 +383,7 @@ fn scale(keys: Keys, row: &Row, config: &Config) -> Result<f32> {
 }
 
 fn experts(keys: Keys) -> Result<Experts> {
-    let count = match keys.count(keys::EXPERTS)? {
-        Some(count) if (1..=limits::EXPERTS).contains(&count) => count,
-        Some(count) => {
-            let problem = format!("is {count}, not 1 to {}", limits::EXPERTS);
-            return Err(keys.error(keys::EXPERTS, problem));
-        }
-        None => return Err(keys.error(keys::EXPERTS, "is missing")),
-    };
+    let count = keys.need(keys::EXPERTS)?;
     // Mixtral's experts are as wide as the key of dense layers says.
     let ffn = match keys.size(keys::EXPERT_FFN)? {
         Some(ffn) => ffn,
@@ -429,7 +422,7 @@ fn windows(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<Option<usize>>>
     match keys {
         Keys::Json(json) => windows_json(json, row, n_layers),
         Keys::Gguf { metadata, arch } => {
-            let window = keys.count(keys::WINDOW)?.filter(|&window| window > 0);
+            let window = keys.count(keys::WINDOW.key())?.filter(|&window| window > 0);
             let window = window.map(|window| window.min(limits::CONTEXT));
             if row.windows != Windows::Gemma {
                 return Ok(vec![window; n_layers]);
@@ -449,9 +442,9 @@ fn windows(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<Option<usize>>>
 /// layer, qwen in those from `max_window_layers` on, gemma in all but every sixth. A qwen slides
 /// only with `use_sliding_window`.
 fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<usize>>> {
-    const WINDOW: keys::Size = keys::size("", &["sliding_window"], limits::CONTEXT);
-    let given = Keys::Json(json).size(WINDOW)?;
-    let absent = !json.map.contains_key("sliding_window");
+    let keys = Keys::Json(json);
+    let given = keys.size(keys::WINDOW)?;
+    let absent = !keys.has(keys::WINDOW.key());
     let window = given.or(absent.then_some(4096));
     let (window, slides): (_, Box<dyn Fn(usize) -> bool>) = match row.windows {
         Windows::Llama => (None, Box::new(|_| false)),

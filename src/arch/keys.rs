@@ -23,7 +23,7 @@ const fn key(gguf: &'static str, json: &'static [&'static str]) -> Key {
     Key { gguf, json }
 }
 
-pub(super) const fn size(gguf: &'static str, json: &'static [&'static str], max: usize) -> Size {
+const fn size(gguf: &'static str, json: &'static [&'static str], max: usize) -> Size {
     Size { key: key(gguf, json), max }
 }
 
@@ -42,12 +42,19 @@ pub(super) const VOCAB: Size = size("vocab_size", &["vocab_size"], limits::VOCAB
 pub(super) const EPS: Key = key("attention.layer_norm_rms_epsilon", &["rms_norm_eps"]);
 pub(super) const CAUSAL: Key = key("attention.causal", &[]);
 /// GGUF writes 0 for none.
-pub(super) const WINDOW: Key = key("attention.sliding_window", &["sliding_window"]);
+pub(super) const WINDOW: Size =
+    size("attention.sliding_window", &["sliding_window"], limits::CONTEXT);
 pub(super) const THETA: Key = key("rope.freq_base", &["rope_theta"]);
 pub(super) const LOCAL_THETA: Key = key("rope.freq_base_swa", &["rope_local_base_freq"]);
 pub(super) const ROPE_DIM: Size = size("rope.dimension_count", &[], limits::HEAD_DIM);
+pub(super) const ROPE_ORIGINAL: Size = size(
+    "rope.scaling.original_context_length",
+    &["original_max_position_embeddings"],
+    limits::CONTEXT,
+);
 /// GGUF writes 0 for none.
-pub(super) const EXPERTS: Key = key("expert_count", &["num_experts", "num_local_experts"]);
+pub(super) const EXPERTS: Size =
+    size("expert_count", &["num_experts", "num_local_experts"], limits::EXPERTS);
 pub(super) const EXPERTS_USED: Size =
     size("expert_used_count", &["num_experts_per_tok"], limits::EXPERTS);
 pub(super) const EXPERT_FFN: Size =
@@ -84,7 +91,10 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn error(self, key: Key, problem: impl std::fmt::Display) -> Error {
-        config_error(format!("key \"{}\" {problem}", self.name(key)))
+        match self {
+            Self::Gguf { .. } => config_error(format!("key \"{}\" {problem}", self.name(key))),
+            Self::Json(json) => json.error(&self.name(key), problem),
+        }
     }
 
     pub(super) fn f32(self, key: Key) -> Result<Option<f32>> {
@@ -104,9 +114,9 @@ impl<'a> Keys<'a> {
     /// An integer, or in GGUF an array of one integer per layer when all are the same.
     pub(super) fn count(self, key: Key) -> Result<Option<usize>> {
         let name = self.name(key);
-        let Self::Gguf { metadata, .. } = self else {
-            let Self::Json(json) = self else { return Ok(None) };
-            return json.usize(&name);
+        let metadata = match self {
+            Self::Json(json) => return json.usize(&name),
+            Self::Gguf { metadata, .. } => metadata,
         };
         let number = match metadata.get(&name) {
             Some(Value::Array(array)) => {

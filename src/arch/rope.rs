@@ -3,7 +3,7 @@
 use serde_json::Map;
 
 use super::keys::{self, Keys};
-use crate::config::{Rope, RopeScaling, RopeStyle, limits};
+use crate::config::{Rope, RopeScaling, RopeStyle};
 use crate::error::{Error, Result, unsupported};
 use crate::load::{Metadata, Object};
 
@@ -56,7 +56,6 @@ pub(super) fn local_from_json(
 fn scaling_json(json: Object, context: usize) -> Result<RopeScaling> {
     let key = if json.get("rope_type").is_some() { "rope_type" } else { "type" };
     let need = |key: &str| json.need(key, json.f32(key)?);
-    let original = "original_max_position_embeddings";
     Ok(match json.str(key)?.unwrap_or("default") {
         "default" => {
             // Some models have one set per kind of layer.
@@ -73,7 +72,7 @@ fn scaling_json(json: Object, context: usize) -> Result<RopeScaling> {
             factor: need("factor")?,
             low_freq_factor: need("low_freq_factor")?,
             high_freq_factor: need("high_freq_factor")?,
-            original_context: json.need(original, length_json(json, original)?)?,
+            original_context: Keys::Json(json).need(keys::ROPE_ORIGINAL)?,
         },
         "yarn" => yarn_json(json, context)?,
         other => {
@@ -86,18 +85,8 @@ fn scaling_json(json: Object, context: usize) -> Result<RopeScaling> {
     })
 }
 
-fn length_json(json: Object, key: &str) -> Result<Option<usize>> {
-    match json.usize(key)? {
-        Some(length) if !(1..=limits::CONTEXT).contains(&length) => {
-            Err(json.error(key, format_args!("is {length}, not 1 to {}", limits::CONTEXT)))
-        }
-        length => Ok(length),
-    }
-}
-
 fn yarn_json(json: Object, context: usize) -> Result<RopeScaling> {
-    let original_context =
-        length_json(json, "original_max_position_embeddings")?.unwrap_or(context);
+    let original_context = Keys::Json(json).size(keys::ROPE_ORIGINAL)?.unwrap_or(context);
     let factor = json.f64("factor")?.unwrap_or(context as f64 / original_context as f64);
     let mscale =
         |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
@@ -209,18 +198,14 @@ fn yarn_gguf(keys: Scaling, factor: f32, context: usize) -> Result<RopeScaling> 
             all_dims => mscale(1.0) / mscale(all_dims),
         },
     };
+    let Scaling { metadata, arch } = keys;
+    let original = Keys::Gguf { metadata, arch }.size(keys::ROPE_ORIGINAL)?;
     Ok(RopeScaling::Yarn {
         factor,
-        original_context: original_gguf(keys)?.unwrap_or(context),
+        original_context: original.unwrap_or(context),
         beta_fast: keys.f32("scaling.yarn_beta_fast")?.unwrap_or(32.0),
         beta_slow: keys.f32("scaling.yarn_beta_slow")?.unwrap_or(1.0),
         attention_factor: whole * keys.f32("scaling.attn_factor")?.unwrap_or(1.0),
         truncate: true,
     })
-}
-
-fn original_gguf(keys: Scaling) -> Result<Option<usize>> {
-    const ORIGINAL: keys::Size =
-        keys::size("rope.scaling.original_context_length", &[], limits::CONTEXT);
-    Keys::Gguf { metadata: keys.metadata, arch: keys.arch }.size(ORIGINAL)
 }

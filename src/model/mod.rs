@@ -313,17 +313,17 @@ impl Loader {
         let context = choose_context(self.context, &decoder.config)?;
         let spec = checkpoint.spec(&decoder)?;
         let config = decoder.config;
-        let (tokenizer, end_ids) = on_threads(threads, || self.tokenizer(&checkpoint, &config))??;
+        let ((tokenizer, end_ids), graph) = on_threads(threads, || {
+            let tokenizer = self.tokenizer(&checkpoint, &config)?;
+            let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
+            let weights = Weights::load(checkpoint, &spec, self.quantize, &watch);
+            let graph = weights.and_then(|weights| Graph::new(weights, kernels));
+            Ok((tokenizer, graph.map_err(|e| e.at(&self.path))?))
+        })?;
         let (tokenizer, tokenizer_error) = match tokenizer {
             Ok(tokenizer) => (tokenizer, None),
             Err(error) => (None, Some(error.to_string())),
         };
-        let weights = on_threads(threads, || {
-            let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
-            Weights::load(checkpoint, &spec, self.quantize, &watch)
-        })?;
-        let graph = weights.and_then(|weights| Graph::new(weights, kernels));
-        let graph = graph.map_err(|e| e.at(&self.path))?;
         Ok(Model(Arc::new(Inner {
             path: self.path,
             config,
@@ -384,11 +384,11 @@ impl Loader {
         let checkpoint = self.checkpoint()?;
         let spec = checkpoint.spec(&checkpoint.decoder()?)?;
         let path = path.as_ref();
-        let saved = on_threads(threads, || {
+        on_threads(threads, || {
             let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
-            save(&checkpoint, &spec, self.quantize, path, &watch)
-        })?;
-        saved.map_err(|error| error.at(&self.path))
+            let saved = save(&checkpoint, &spec, self.quantize, path, &watch);
+            saved.map_err(|error| error.at(&self.path))
+        })
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint> {
@@ -409,12 +409,12 @@ impl Loader {
 }
 
 /// Runs `work` where its parallel parts take that many threads.
-fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> Result<T> {
+fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|error| {
         Error::new(ErrorKind::Worker, "cannot start threads for loading").because(error)
     })?;
-    Ok(pool.install(work))
+    pool.install(work)
 }
 
 fn choose_kernels(isa: Option<Isa>, deterministic: bool) -> Result<&'static Kernels> {

@@ -22,7 +22,7 @@ pub(crate) use barrier::Poisoned;
 pub(crate) use cores::choose_threads;
 pub(crate) use gate::lock;
 pub(crate) use scattered::{RowList, Scattered};
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Block, Grid, Shared};
 pub(crate) use team::{Team, Worker};
 
 impl Team {

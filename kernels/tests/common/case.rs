@@ -8,6 +8,7 @@ use goldcrest_kernels::{
     Attend, AttendOut, CHUNK, HeadRowsMut, Isa, Kernels, KvLayout, KvType, Span, partial_len,
     scratch_len,
 };
+use proptest::prelude::ProptestConfig;
 
 use crate::common::{bits, on_every_tier, portable};
 
@@ -216,4 +217,10 @@ pub fn causal(positions: usize, n: usize, window: usize) -> Vec<Span> {
     (positions - n + 1..=positions)
         .map(|end| Span { start: if window > 0 { end.saturating_sub(window) } else { 0 }, end })
         .collect()
+}
+
+/// A fifth of proptest's default, or of what `PROPTEST_CASES` says.
+pub fn fewer_cases() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.div_ceil(5), ..default }
 }

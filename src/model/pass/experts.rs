@@ -10,7 +10,8 @@ use goldcrest_kernels::{
 };
 
 use super::Walk;
-use super::needs::{KINDS, Kinds, Routing, Rows, slot};
+use super::needs::{Kinds, Routing, Rows, slot};
+use super::product::form_grids;
 use super::scratch::Lane;
 use crate::model::weights::{Expert, Loaded, Matrix};
 use crate::spec::{Block, Experts};
@@ -151,12 +152,12 @@ impl Walk<'_> {
     ) -> Result<(), Poisoned> {
         let input = self.hidden(&block.pre);
         let router = &mixer.router;
-        let kinds = if self.rows == 1 {
-            let pairs = mixer.bank.iter().flat_map(|expert| &expert.gate_up);
-            Kinds::of(pairs.map(Matrix::kind)).union(router.kind().into())
-        } else {
-            Kinds::of([router.kind(), Activation::F32])
+        let others = match self.rows {
+            // Whichever experts are chosen, they read this one row.
+            1 => self.graph.needs.kinds(input.k, Rows::Routed),
+            _ => Activation::F32.into(),
         };
+        let kinds = others.union(router.kind().into());
         self.prepare(w, lane, &input, kinds)?;
         let grid = self.b.scores.grid(w, self.rows, PANEL_ROWS);
         w.each(router.panels(), self.grain(), grid, |claim, mut out| {
@@ -239,21 +240,14 @@ impl Walk<'_> {
         (forms, k): (&[Shared<'_, u8>; 3], usize),
         read: impl Fn(&Worker<'_>, usize, &mut [f32]),
     ) -> Result<(), Poisoned> {
-        let kernels = self.graph.kernels;
-        let group = kernels.group();
-        let grids = KINDS.map(|kind| kinds.contains(kind).then(|| (kind, &forms[slot(kind)])));
-        let parts = grids.map(|g| g.map(|(_, shared)| shared.grid(w, group, usize::MAX)));
+        let group = self.graph.kernels.group();
+        let parts = form_grids(w, forms, kinds, group);
         w.each(routes.slots(group) / group, 1, parts, |claim, mut blocks| {
             let slots = routes.slots_of(claim.start, group);
             for (at, slot) in slots.clone().enumerate() {
                 let row = &mut lane.row[..k];
                 read(w, slot, row);
-                for (block, grid) in blocks.iter_mut().zip(&grids) {
-                    if let (Some(block), Some((kind, _))) = (block, grid) {
-                        let out = &mut block.whole()[..slots.len() * kind.row_bytes(k)];
-                        kernels.quantize_row(*kind, row, out, Place { rows: slots.len(), row: at });
-                    }
-                }
+                self.quantize(row, &mut blocks, Place { rows: slots.len(), row: at });
             }
         });
         w.barrier()

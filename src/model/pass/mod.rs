@@ -129,7 +129,7 @@ impl Graph {
         self.weights.embed(id, x);
         let scale = self.spec().embed_scale;
         if scale != 1.0 {
-            x.iter_mut().for_each(|x| *x *= scale);
+            self.kernels.scale(x, scale);
         }
         let mut rest = angles;
         for rotation in &self.rotations {

@@ -180,6 +180,12 @@ impl Needs {
         }
     }
 
+    /// The forms that rows of `k` values are wanted in.
+    pub(super) fn kinds(&self, k: usize, rows: Rows) -> Kinds {
+        let found = self.forms.iter().find(|form| form.k == k && form.rows == rows);
+        found.map_or(Kinds::default(), |form| form.kinds)
+    }
+
     /// Rows of a buffer in a pass of `rows`.
     pub(super) fn rows_of(&self, sort: Rows, rows: usize) -> usize {
         match sort {

@@ -10,7 +10,7 @@ use super::scratch::Lane;
 use super::{Walk, needs};
 use crate::model::weights::{Loaded, Matrix};
 use crate::spec::{Block, Norm};
-use crate::threads::{Poisoned, Shared, Worker};
+use crate::threads::{self, Poisoned, Shared, Worker};
 
 /// Panels of a claim at most: for one row, and for several.
 pub(super) const GRAIN: (usize, usize) = (256, 4);
@@ -24,6 +24,16 @@ pub(super) struct Input<'s, 'a> {
     pub(super) k: usize,
     pub(super) norm: Option<&'s Norm<Loaded>>,
     pub(super) to: &'s [Shared<'a, u8>; 3],
+}
+
+/// A grid of whole groups of rows for each of `kinds`.
+pub(super) fn form_grids<'w>(
+    w: &'w Worker<'_>,
+    forms: &'w [Shared<'_, u8>; 3],
+    kinds: Kinds,
+    group: usize,
+) -> [Option<threads::Grid<'w, u8>>; 3] {
+    KINDS.map(|kind| kinds.contains(kind).then(|| forms[slot(kind)].grid(w, group, usize::MAX)))
 }
 
 impl<'a> Walk<'a> {
@@ -75,8 +85,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let group = kernels.group();
-        let grids = KINDS.map(|kind| kinds.contains(kind).then(|| (kind, &input.to[slot(kind)])));
-        let parts = grids.map(|g| g.map(|(_, shared)| shared.grid(w, group, usize::MAX)));
+        let parts = form_grids(w, input.to, kinds, group);
         let all = input.from.read(w);
         let stride = input.from.stride();
         w.each(count.div_ceil(group), 1, parts, |claim, mut blocks| {
@@ -85,15 +94,25 @@ impl<'a> Walk<'a> {
             for row in 0..rows {
                 let x = &all[index(first + row) * stride..][..k];
                 let x = self.normalised(x, input.norm, &mut lane.row);
-                for (block, grid) in blocks.iter_mut().zip(&grids) {
-                    if let (Some(block), Some((kind, _))) = (block, grid) {
-                        let group = &mut block.whole()[..rows * kind.row_bytes(k)];
-                        kernels.quantize_row(*kind, x, group, Place { rows, row });
-                    }
-                }
+                self.quantize(x, &mut blocks, Place { rows, row });
             }
         });
         w.barrier()
+    }
+
+    /// Writes a row of activations into its group, in every form that there is a block for.
+    pub(super) fn quantize(
+        &self,
+        x: &[f32],
+        blocks: &mut [Option<threads::Block<'_, u8>>; 3],
+        place: Place,
+    ) {
+        for (kind, block) in KINDS.into_iter().zip(blocks) {
+            if let Some(block) = block {
+                let group = &mut block.whole()[..place.rows * kind.row_bytes(x.len())];
+                self.graph.kernels.quantize_row(kind, x, group, place);
+            }
+        }
     }
 
     fn normalised<'x>(

@@ -8,7 +8,6 @@ use super::needs::{self, KINDS, Kinds, Needs, WIDTHS, slot};
 use super::product::GRAIN;
 use super::{Graph, Run, attention, experts};
 use crate::session::CancelToken;
-use crate::spec::Mixer;
 use crate::threads::{RowList, Scattered, Shared};
 
 /// Where a run is in the pass.
@@ -156,16 +155,12 @@ impl<'a> Buffers<'a> {
 impl Scratch {
     /// Lays out a pass of `runs`, and makes room for it. Allocates only where there was less.
     pub(super) fn begin(&mut self, graph: &Graph, workers: usize, runs: &mut [Run]) {
-        self.place(graph, runs);
+        self.place(runs);
         let rows = self.tokens.len();
-        let kept = graph.spec().blocks.iter().filter_map(|block| match &block.mixer {
-            Mixer::Attention(mixer) => Some(mixer.heads),
-            Mixer::Dense(_) | Mixer::Experts(_) => None,
-        });
         if let ([run], 1) = (&*runs, rows) {
             // Room for the whole context, so that no later step allocates.
-            let partials =
-                kept.enumerate().map(|(i, heads)| attention::partials(heads, run.state.layout(i)));
+            let kept = graph.spec().attentions().zip(run.state.layouts());
+            let partials = kept.map(|(heads, layout)| attention::partials(heads, layout));
             let partials = partials.max().unwrap_or(0);
             if self.partials.len() < partials {
                 self.partials.resize(partials, 0.0);
@@ -179,19 +174,17 @@ impl Scratch {
         }
     }
 
-    fn place(&mut self, graph: &Graph, runs: &mut [Run]) {
+    fn place(&mut self, runs: &mut [Run]) {
         self.tokens.clear();
         self.wanted.clear();
         self.cancels.clear();
         self.spare.append(&mut self.places);
-        let blocks = graph.spec().blocks.iter();
-        let kept = blocks.filter(|b| matches!(b.mixer, Mixer::Attention(_))).count();
         for run in runs {
             let (first, rows, start) = (self.tokens.len(), run.ids.len(), run.state.len());
             run.state.begin(rows);
             let mut layouts = self.spare.pop().map_or_else(Vec::new, |place| place.layouts);
             layouts.clear();
-            layouts.extend((0..kept).map(|block| run.state.layout(block)));
+            layouts.extend(run.state.layouts());
             self.places.push(Place { first, rows, start, layouts });
             self.tokens.extend(run.ids.iter().copied().zip(start..));
             self.wanted.extend(first + rows - run.wants..first + rows);
