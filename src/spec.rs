@@ -95,6 +95,8 @@ pub(crate) struct Spec<S: Stage> {
     pub(crate) hidden: usize,
     /// The embedding; `None` where the head's matrix is it, too.
     pub(crate) embed: Option<S::Rows>,
+    /// `[context, hidden]`: added to the embedding by position.
+    pub(crate) positions: Option<S::Rows>,
     /// A factor on the embedding.
     pub(crate) embed_scale: f32,
     /// What each layer gets of a token beside the residual stream.

@@ -27,7 +27,13 @@ const CASES: &[&str] = &[
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",
+    "gpt2",
+    "phi3",
+    "phi3_longrope",
 ];
+
+/// Made by tests/fixtures/make.py, for everyone.
+const OWN: &[&str] = &["gpt_neox", "gpt_neox_sequential", "phi", "phi4_mini"];
 
 /// Of multimodal models.
 const WRAPPED: &[&str] = &["gemma3_7l", "gemma4"];
@@ -42,8 +48,9 @@ const MIXTURES: &[&str] = &["qwen3_moe", "qwen3_moe_sparse", "mixtral"];
 const FORMATS: &[&str] =
     &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K"];
 
+/// For the context that the reference had: LongRoPE goes by it.
 fn load(path: &Path, kv: KvType) -> Model {
-    Model::loader(path).threads(2).kv(kv).load().unwrap_or_else(|e| panic!("{e}"))
+    Model::loader(path).context(128).threads(2).kv(kv).load().unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn logits(model: &Model, golden: &Reference) -> Vec<f32> {
@@ -103,6 +110,21 @@ fn float_weights_give_the_golden_logits() {
         let paths = [Some(folder.clone()), Some(v5.path().to_owned()), gguf(&folder, case)];
         for path in paths.into_iter().flatten() {
             check(case, &folder, &path);
+        }
+    }
+}
+
+/// In F16, which is what the reference computed with.
+#[test]
+fn our_own_cases_give_their_golden_logits() {
+    for case in OWN {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case);
+        let v5 = with_v5_config(&folder);
+        check(case, &folder, &folder);
+        check(case, &folder, v5.path());
+        let gguf = json(folder.join("meta.json"))["gguf"].as_str().unwrap().to_owned();
+        if gguf.ends_with(".gguf") {
+            check(case, &folder, &folder.join(gguf));
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::decoder::Decoder;
 use super::keys::{self, Key, Keys};
-use super::rows::{Cap, QkNorm, Row, Scale};
+use super::multipliers::factor;
+use super::rows::{Cap, Multipliers, QkNorm, Row, Scale};
 use crate::config::Config;
 use crate::error::{Result, unsupported};
 use crate::load::Object;
@@ -22,8 +23,13 @@ impl Decoder {
         let of = q_rows + 2 * heads.kv();
         let mut first = 0;
         let mut linear = |slots: &mut Slots<'_>, part, rows| {
-            let fused = Fused { part: "attn_qkv", of, rows: RowMap::from(first) };
-            first += rows;
+            let map = if self.by_head {
+                RowMap { first, run: heads.head_dim, step: 3 * heads.head_dim }
+            } else {
+                RowMap::from(first)
+            };
+            let fused = Fused { part: "attn_qkv", of, rows: map };
+            first += if self.by_head { heads.head_dim } else { rows };
             self.projection(slots, part, rows, self.row.fused.then_some(&fused))
         };
         let q = linear(slots, "attn_q", q_rows)?;
@@ -57,7 +63,7 @@ impl Decoder {
             norms_whole: self.row.qk_norm == QkNorm::Whole,
             gated,
             output,
-            rope: Some(usize::from(local)),
+            rope: self.roped[layer].then_some(usize::from(local)),
         })
     }
 
@@ -79,7 +85,10 @@ impl Decoder {
         rows: usize,
         fused: Option<&Fused>,
     ) -> Result<Linear<Named>> {
-        let bias = self.row.qkv_bias;
+        let has = |name: &str| slots.has(&format!("{name}.bias"));
+        let bias = self
+            .qkv_bias
+            .unwrap_or_else(|| has(part) || fused.is_some_and(|fused| has(fused.part)));
         let bias = bias.then(|| slots.part((part, "bias"), &[rows], fused)).transpose()?;
         let shape = [rows, self.config.hidden];
         Ok(Linear { bias, matrix: slots.part((part, "weight"), &shape, fused)? })
@@ -262,6 +271,14 @@ pub(super) fn shared_keys(keys: Keys, row: &Row, config: &Config) -> Result<usiz
 /// The factor on the products of queries and keys.
 pub(super) fn scale(keys: Keys, row: &Row, config: &Config) -> Result<f32> {
     let Config { hidden, n_heads, n_layers, head_dim, .. } = *config;
+    if row.multipliers == Multipliers::Granite {
+        let given = factor(keys, keys::ATTENTION_SCALE)?;
+        let default = match keys {
+            Keys::Json(_) => 1.0,
+            Keys::Gguf { .. } => 1.0 / (head_dim as f32).sqrt(),
+        };
+        return Ok(given.unwrap_or(default));
+    }
     let width = match (row.scale, keys) {
         (Scale::HeadDim, _) => head_dim as f32,
         (Scale::One, _) => 1.0,

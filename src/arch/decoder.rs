@@ -4,12 +4,13 @@
 use super::attention::{Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap};
 use super::feed_forward::{FeedForward, experts};
 use super::keys::{self, Keys};
+use super::multipliers::Factors;
 use super::refuse::refuse_variants;
 use super::rope::ropes;
-use super::rows::{self, NormKind, Places, Row};
-use super::windows::windows;
+use super::rows::{self, NormKind, Parallel, Places, Row};
+use super::windows::{roped, windows};
 use super::{Source, unknown};
-use crate::config::{Config, limits};
+use crate::config::{Config, Rope, limits};
 use crate::error::{Result, config_error};
 use crate::spec::{
     Block, Branch, LayerInput, LayerInputs, Linear, Logits, Mixer, Named, Norm, Slots, Spec,
@@ -29,6 +30,14 @@ pub(crate) struct Decoder {
     layer_inputs: Option<LayerWidths>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
+    /// Whether queries, keys and values have biases; `None` if there are tensors of them.
+    pub(super) qkv_bias: Option<bool>,
+    /// Whether those of one tensor alternate head by head.
+    pub(super) by_head: bool,
+    /// Whether each layer rotates queries and keys.
+    pub(super) roped: Vec<bool>,
+    parallel: bool,
+    factors: Factors,
     logits: Logits,
 }
 
@@ -58,7 +67,9 @@ impl Decoder {
             hidden,
             ffn: keys
                 .per_layer(keys::FFN, n_layers)?
-                .ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))?[0],
+                .map(|widths| widths[0])
+                .or(row.ffn_times.map(|times| times * hidden))
+                .ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))?,
             n_layers,
             n_heads,
             n_kv_heads: kv_heads(keys, row, n_heads, &windows)?,
@@ -72,8 +83,14 @@ impl Decoder {
             experts: row.experts.map(|_| experts(keys)).transpose()?,
         };
         config.check()?;
+        let factors = Factors::read(keys, row, &config)?;
+        let in_folder = matches!(keys, Keys::Json(_));
         Ok(Self {
             row,
+            qkv_bias: qkv_bias(keys, row)?,
+            by_head: row.fused_by_head && in_folder,
+            roped: roped(keys, row, &config)?,
+            parallel: parallel(keys, row)?,
             scale: super::attention::scale(keys, row, &config)?,
             cap: softcap(keys, row.attention_cap, keys::ATTENTION_CAP)?,
             global: Global::read(keys, &config)?,
@@ -84,7 +101,11 @@ impl Decoder {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
             },
-            logits: Logits { scale: 1.0, cap: softcap(keys, row.logit_cap, keys::LOGIT_CAP)? },
+            logits: Logits {
+                scale: factors.logits,
+                cap: softcap(keys, row.logit_cap, keys::LOGIT_CAP)?,
+            },
+            factors,
             config,
         })
     }
@@ -103,6 +124,13 @@ impl Decoder {
         let norm = self.norm(slots, "output_norm", hidden)?;
         let layer_inputs = self.layer_inputs.as_ref();
         let layer_inputs = layer_inputs.map(|widths| self.inputs(slots, widths)).transpose()?;
+        let positions = if self.row.learned_positions {
+            Some(slots.matrix("position_embd", &[self.config.context_length, hidden])?)
+        } else {
+            None
+        };
+        let bias = self.row.head_bias.then(|| slots.tensor("output.bias", &[vocab], 0.0));
+        let bias = bias.transpose()?;
         let mut blocks = Vec::new();
         for layer in 0..n_layers {
             self.layer(slots.layer(layer), layer, &mut blocks)?;
@@ -112,15 +140,12 @@ impl Decoder {
             hidden,
             embed,
             layer_inputs,
-            embed_scale: if self.row.scaled_embedding { (hidden as f32).sqrt() } else { 1.0 },
-            ropes: [&self.config.rope]
-                .into_iter()
-                .chain(&self.config.local_rope)
-                .cloned()
-                .collect(),
+            positions,
+            embed_scale: self.factors.embedding,
+            ropes: self.ropes(),
             blocks,
             norm,
-            head: Linear { matrix: head, bias: None },
+            head: Linear { matrix: head, bias },
             logits: self.logits,
         })
     }
@@ -133,6 +158,10 @@ impl Decoder {
         blocks: &mut Vec<Block<Named>>,
     ) -> Result<()> {
         let kept = blocks.iter().filter(|block| keeps(block)).count();
+        if self.parallel {
+            blocks.push(self.parallel(slots, layer, kept)?);
+            return Ok(());
+        }
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
             Ok(Mixer::Attention(Box::new(self.attention(slots, layer, kept)?)))
         })?);
@@ -146,6 +175,29 @@ impl Decoder {
             last.scale = Some(slots.tensor("layer_output_scale.weight", &[1], 0.0)?);
         }
         Ok(())
+    }
+
+    /// A layer whose attention and feed-forward layer read the same rows.
+    fn parallel(&self, slots: &mut Slots<'_>, layer: usize, kept: usize) -> Result<Block<Named>> {
+        let hidden = self.config.hidden;
+        let second = match self.row.parallel {
+            Parallel::OneNorm => "attn_norm",
+            _ => "ffn_norm",
+        };
+        let pre = Some(self.norm(slots, "attn_norm", hidden)?);
+        let mixer = Mixer::Attention(Box::new(self.attention(slots, layer, kept)?));
+        let attention = Branch { pre, mixer, post: None };
+        let pre = Some(self.norm(slots, second, hidden)?);
+        let mixer = self.feed_forward(slots, layer)?;
+        let branches = vec![attention, Branch { pre, mixer, post: None }];
+        Ok(Block { branches, post: None, factor: self.factors.residual, scale: None })
+    }
+
+    /// The rotations that its layers choose from.
+    fn ropes(&self) -> Vec<Rope> {
+        let Config { rope, local_rope, .. } = &self.config;
+        let any = self.roped.contains(&true);
+        std::iter::once(rope).chain(local_rope).filter(|_| any).cloned().collect()
     }
 
     /// The block of a layer that brings in its input.
@@ -196,7 +248,7 @@ impl Decoder {
         let mixer = mixer(slots)?;
         let post = norm(slots, places != Places::Before, after)?;
         let branches = vec![Branch { pre, mixer, post: None }];
-        Ok(Block { branches, post, factor: 1.0, scale: None })
+        Ok(Block { branches, post, factor: self.factors.residual, scale: None })
     }
 
     pub(super) fn norm(
@@ -257,11 +309,31 @@ fn find(keys: Keys) -> Result<&'static Row> {
 }
 
 fn norm_eps(keys: Keys, row: &Row) -> Result<f32> {
-    match (keys.f32(keys::EPS)?, keys) {
+    let key = match row.norm {
+        NormKind::Rms | NormKind::RmsFromOne => keys::EPS,
+        NormKind::Layer | NormKind::LayerUnbiased => keys::LAYER_EPS,
+    };
+    match (keys.f32(key)?, keys) {
         (Some(eps), _) => Ok(eps),
         (None, Keys::Json(_)) => Ok(row.eps),
-        (None, Keys::Gguf { .. }) => Err(keys.error(keys::EPS, "is missing")),
+        (None, Keys::Gguf { .. }) => Err(keys.error(key, "is missing")),
     }
+}
+
+fn qkv_bias(keys: Keys, row: &Row) -> Result<Option<bool>> {
+    Ok(match (row.bias_key, keys) {
+        (None, _) => Some(row.qkv_bias),
+        (Some((key, default)), Keys::Json(json)) => Some(json.bool(key)?.unwrap_or(default)),
+        (Some(_), Keys::Gguf { .. }) => None,
+    })
+}
+
+fn parallel(keys: Keys, row: &Row) -> Result<bool> {
+    Ok(match row.parallel {
+        Parallel::No => false,
+        Parallel::OneNorm => true,
+        Parallel::IfSaid => keys.bool(keys::PARALLEL)?.unwrap_or(true),
+    })
 }
 
 /// The embedding's rows are what the pass uses; a key that says otherwise is found by the check of

@@ -1,7 +1,7 @@
 //! Keys that change what an architecture computes, in a way that is not run here.
 
 use super::keys::{self, Keys};
-use super::rows::{Cap, Row};
+use super::rows::{Cap, Multipliers, Parallel, Row};
 use crate::error::{Result, unsupported};
 use crate::load::Metadata;
 
@@ -16,7 +16,9 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
     };
     for key in ["attention_bias", "mlp_bias", "enable_moe_block"] {
         // qwen2 has its biases whatever the key says.
-        if json.bool(key)? == Some(true) && !(row.qkv_bias && key.ends_with("bias")) {
+        let read = row.bias_key.is_some_and(|(own, _)| own == key)
+            || row.qkv_bias && key.ends_with("bias");
+        if json.bool(key)? == Some(true) && !read {
             return refuse(key, &true);
         }
     }
@@ -27,7 +29,29 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
     {
         return refuse("use_bidirectional_attention", both);
     }
-    for key in ["hidden_act", "hidden_activation"] {
+    for key in ["qk_layernorm", "add_cross_attention", "scale_attn_by_inverse_layer_idx"] {
+        if json.bool(key)? == Some(true) {
+            return refuse(key, &true);
+        }
+    }
+    if row.parallel != Parallel::IfSaid && json.bool("use_parallel_residual")? == Some(true) {
+        return refuse("use_parallel_residual", &true);
+    }
+    for (key, read) in [
+        ("embedding_multiplier", row.multipliers == Multipliers::Granite),
+        ("attention_multiplier", row.multipliers == Multipliers::Granite),
+        ("residual_multiplier", row.multipliers == Multipliers::Granite),
+        ("logits_scaling", row.multipliers == Multipliers::Granite),
+        ("logit_scale", matches!(row.multipliers, Multipliers::Logits(_))),
+    ] {
+        if let Some(factor) = json.get(key)
+            && !read
+            && factor.as_f64() != Some(1.0)
+        {
+            return refuse(key, factor);
+        }
+    }
+    for key in ["hidden_act", "hidden_activation", "activation_function"] {
         if let Some(act) = json.get(key)
             && !act.as_str().is_some_and(|name| row.act_names.contains(&name))
         {
@@ -91,6 +115,10 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
         let read = match key {
             "attn_logit_softcapping" => row.attention_cap != Cap::Never,
             "final_logit_softcapping" => row.logit_cap != Cap::Never,
+            "logit_scale" => row.multipliers != Multipliers::None,
+            "attention.scale" | "residual_scale" | "embedding_scale" => {
+                row.multipliers == Multipliers::Granite
+            }
             _ => false,
         };
         if number != neutral && number != 0.0 && !read {

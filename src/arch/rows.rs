@@ -1,7 +1,9 @@
 //! The decoders: a row of data each, in a file for each house that makes them.
 
 mod gemma;
+mod gpt;
 mod llama;
+mod microsoft;
 mod qwen;
 
 use goldcrest_kernels::Nonlinearity;
@@ -19,12 +21,19 @@ pub(super) struct Row {
     pub(super) experts: Option<Routing>,
     /// Queries, keys and values have biases.
     pub(super) qkv_bias: bool,
+    /// This key of a config.json says whether they have, with what it is by default; in GGUF they have
+    /// them where there are tensors.
+    pub(super) bias_key: Option<(&'static str, bool)>,
     /// So has the projection of what heads attend to.
     pub(super) output_bias: bool,
     /// And so have the matrices of feed-forward layers.
     pub(super) mlp_bias: bool,
     /// Some files have queries, keys and values as one tensor, and gate and up.
     pub(super) fused: bool,
+    /// In a folder, queries, keys and values of one tensor alternate head by head.
+    pub(super) fused_by_head: bool,
+    /// Matrices that a folder stores transposed, by GGUF's names without the layer and ending.
+    pub(super) transposed: &'static [&'static str],
     /// Queries and keys are normalised before rope.
     pub(super) qk_norm: QkNorm,
     /// Heads have gates, each after its query.
@@ -47,21 +56,37 @@ pub(super) struct Row {
     /// Each layer's output is multiplied by a number of its own.
     pub(super) layer_scale: bool,
     pub(super) mlp: Mlp,
+    /// Attention and feed-forward layer read the same rows and are added together.
+    pub(super) parallel: Parallel,
     /// The embedding is multiplied by the square root of its width.
     pub(super) scaled_embedding: bool,
+    pub(super) multipliers: Multipliers,
+    /// The head has a bias.
+    pub(super) head_bias: bool,
+    /// Positions are rows of a table that are added to the embedding.
+    pub(super) learned_positions: bool,
     pub(super) act: Nonlinearity,
     /// config.json's names of `act`.
     pub(super) act_names: &'static [&'static str],
     pub(super) windows: Windows,
     /// Layers with a window have a rope of their own.
     pub(super) local_rope: bool,
-    /// Which dimensions rope pairs in a GGUF file; a folder always has [`RopeStyle::Halves`].
+    /// Its base where a file does not say; without one, that of the others.
+    pub(super) local_theta: Option<f32>,
+    /// Layers whose queries and keys are rotated.
+    pub(super) roped: Roped,
+    /// Which dimensions rope pairs in a GGUF file, and in a folder.
     pub(super) gguf_rope: RopeStyle,
-    /// Base of rope's frequencies, and what norms add, where a config.json does not say.
+    pub(super) json_rope: RopeStyle,
+    /// The part of a head that rotates, base of rope's frequencies, and what norms add, where a
+    /// config.json does not say.
+    pub(super) rope_part: f64,
     pub(super) theta: f32,
     pub(super) eps: f32,
     /// The head dimension where a config.json does not say: `hidden / n_heads` if this does not.
     pub(super) head_dim: Option<usize>,
+    /// The width of feed-forward layers where a file does not say, as a multiple of the hidden size.
+    pub(super) ffn_times: Option<usize>,
     /// Without a number of key and value heads there are as many as query heads.
     pub(super) kv_heads_default: bool,
     /// The embedding is the head where a config.json does not say.
@@ -91,6 +116,41 @@ pub(super) enum Windows {
     Qwen,
     /// All but every so many, or what the file says instead.
     AllButEvery(usize),
+    /// All, if the file has a window.
+    IfGiven,
+}
+
+/// Which layers rotate queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Roped {
+    All,
+    None,
+    /// All but every so many, or those that the file lists.
+    AllButEvery(usize),
+    /// Those with a window, in a model that has any.
+    Windowed,
+    /// All or none, as `position_embedding_type` says.
+    AsTheFileSays,
+}
+
+/// Whether attention and feed-forward layer of a layer are one block of two branches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parallel {
+    No,
+    /// Both read what one norm makes.
+    OneNorm,
+    /// Each has a norm, and the key `use_parallel_residual` says whether they are.
+    IfSaid,
+}
+
+/// Factors that a file gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Multipliers {
+    None,
+    /// On the embedding, on scores, on what blocks add; and the logits are divided by one.
+    Granite,
+    /// On the logits; this where a config.json does not say.
+    Logits(f32),
 }
 
 /// Over what queries and keys are normalised.
@@ -156,7 +216,7 @@ pub(super) enum Mlp {
 
 /// Every row.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    [llama::ROWS, qwen::ROWS, gemma::ROWS].into_iter().flatten()
+    [llama::ROWS, qwen::ROWS, gemma::ROWS, gpt::ROWS, microsoft::ROWS].into_iter().flatten()
 }
 
 /// What a row says unless it says something else.

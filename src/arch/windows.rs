@@ -1,8 +1,8 @@
 //! Which layers see a window only.
 
 use super::keys::{self, Keys};
-use super::rows::{Row, Windows};
-use crate::config::limits;
+use super::rows::{Roped, Row, Windows};
+use crate::config::{Config, limits};
 use crate::error::{Result, config_error, unsupported};
 use crate::load::{Object, Value};
 
@@ -44,6 +44,7 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
     let window = given.or(absent.then_some(4096));
     let (window, slides): (_, Box<dyn Fn(usize) -> bool>) = match row.windows {
         Windows::Llama => (None, Box::new(|_| false)),
+        Windows::IfGiven => (given, Box::new(|_| true)),
         // What transformers' class has by default: mistral a window, mixtral none.
         Windows::Mistral if row.experts.is_some() => (given, Box::new(|_| true)),
         Windows::Mistral => (window, Box::new(|_| true)),
@@ -79,4 +80,43 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
         _ => Err(unsupported(format!("key \"layer_types\": {value} is not supported"))),
     };
     types.iter().map(slides).collect()
+}
+
+/// Whether each layer rotates queries and keys.
+pub(super) fn roped(keys: Keys, row: &Row, config: &Config) -> Result<Vec<bool>> {
+    let Config { n_layers, windows, .. } = config;
+    let all = |roped| Ok(vec![roped; *n_layers]);
+    match row.roped {
+        Roped::All => all(true),
+        Roped::None => all(false),
+        Roped::AllButEvery(every) => all_but_every(keys, every, *n_layers),
+        Roped::Windowed if windows.iter().all(Option::is_none) => all(true),
+        Roped::Windowed => Ok(windows.iter().map(Option::is_some).collect()),
+        Roped::AsTheFileSays => match keys {
+            Keys::Json(json) => all(json.str("position_embedding_type")? == Some("rope")),
+            Keys::Gguf { .. } => all(keys.bool(keys::ROTATES)?.unwrap_or(true)),
+        },
+    }
+}
+
+/// A list of the layers that rotate, or all but every so many.
+fn all_but_every(keys: Keys, every: usize, n_layers: usize) -> Result<Vec<bool>> {
+    const LIST: &str = "no_rope_layers";
+    const EVERY: &str = "no_rope_layer_interval";
+    let Keys::Json(json) = keys else {
+        return Ok((1..=n_layers).map(|layer| !layer.is_multiple_of(every)).collect());
+    };
+    let Some(list) = json.get(LIST) else {
+        let every = json.usize(EVERY)?.unwrap_or(every);
+        if every == 0 {
+            return Err(json.error(EVERY, "is 0"));
+        }
+        return Ok((1..=n_layers).map(|layer| !layer.is_multiple_of(every)).collect());
+    };
+    // 1 stands for a layer that rotates, whatever the name of the key.
+    let rotates = |value: &serde_json::Value| value.as_u64().map(|x| x != 0);
+    let rotates =
+        |list: &Vec<serde_json::Value>| list.iter().map(rotates).collect::<Option<Vec<_>>>();
+    let list = list.as_array().filter(|list| list.len() == n_layers).and_then(rotates);
+    list.ok_or_else(|| json.error(LIST, format_args!("is not a list of {n_layers} numbers")))
 }

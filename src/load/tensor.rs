@@ -22,6 +22,8 @@ pub struct Tensor {
     pub(super) len: usize,
     /// From one panel to the next in a packed file; 0 where rows lie one after another.
     pub(super) stride: usize,
+    /// Whether the file has the columns of the matrix one after another, not the rows.
+    pub(crate) transposed: bool,
 }
 
 impl Tensor {

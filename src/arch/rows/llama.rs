@@ -2,7 +2,9 @@
 
 use goldcrest_kernels::Nonlinearity;
 
-use super::{Cap, Mlp, NormKind, Places, QkNorm, Routing, Row, Scale, Windows};
+use super::{
+    Cap, Mlp, Multipliers, NormKind, Parallel, Places, QkNorm, Roped, Routing, Row, Scale, Windows,
+};
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -22,9 +24,12 @@ pub(in crate::arch) const LLAMA: Row = Row {
     gguf: "llama",
     experts: None,
     qkv_bias: false,
+    bias_key: None,
     output_bias: false,
     mlp_bias: false,
     fused: false,
+    fused_by_head: false,
+    transposed: &[],
     qk_norm: QkNorm::None,
     gated_heads: false,
     norm: NormKind::Rms,
@@ -38,15 +43,24 @@ pub(in crate::arch) const LLAMA: Row = Row {
     layer_inputs: false,
     layer_scale: false,
     mlp: Mlp::Gated,
+    parallel: Parallel::No,
     scaled_embedding: false,
+    multipliers: Multipliers::None,
+    head_bias: false,
+    learned_positions: false,
     act: Nonlinearity::Silu,
     act_names: &["silu", "swish"],
     windows: Windows::Llama,
     local_rope: false,
+    local_theta: Some(10_000.0),
+    roped: Roped::All,
     gguf_rope: RopeStyle::Pairs,
+    json_rope: RopeStyle::Halves,
+    rope_part: 1.0,
     theta: 10_000.0,
     eps: 1e-6,
     head_dim: None,
+    ffn_times: None,
     kv_heads_default: true,
     tied: false,
     names: &[],

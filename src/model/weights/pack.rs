@@ -63,7 +63,7 @@ pub(super) fn pack_batch(
     out: &mut [u8],
 ) -> Result<()> {
     pack_panels(checkpoint, run, first, out)?;
-    for source in &run.sources {
+    for source in run.sources.iter().filter(|source| !source.tensor.transposed) {
         let panels = first..first + out.len() / run.stride;
         let end = (panels.end * PANEL_ROWS).min(source.matrix.rows);
         for rows in source.runs(panels.start * PANEL_ROWS..end) {

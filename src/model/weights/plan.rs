@@ -54,6 +54,10 @@ impl Source<'_> {
         rows: Range<usize>,
         room: &'b mut Vec<u8>,
     ) -> &'b [u8] {
+        if self.tensor.transposed {
+            self.gather_transposed(data, rows, room);
+            return room;
+        }
         let bytes = self.tensor.row_bytes();
         let of = |run: Range<usize>| &data[run.start * bytes..run.end * bytes];
         let mut runs = self.runs(rows);
@@ -64,6 +68,22 @@ impl Source<'_> {
         room.extend_from_slice(of(second));
         runs.for_each(|run| room.extend_from_slice(of(run)));
         room
+    }
+}
+
+impl Source<'_> {
+    /// Rows of a tensor that has its columns one after another.
+    fn gather_transposed(&self, data: &[u8], rows: Range<usize>, room: &mut Vec<u8>) {
+        let bytes = self.from.block_bytes();
+        let (height, k) = (self.tensor.rows(), self.tensor.k());
+        room.clear();
+        room.resize(rows.len() * k * bytes, 0);
+        for (column, data) in data.chunks_exact(height * bytes).enumerate() {
+            for (out, row) in room.chunks_exact_mut(k * bytes).zip(rows.clone()) {
+                let from = &data[self.row(row) * bytes..][..bytes];
+                out[column * bytes..][..bytes].copy_from_slice(from);
+            }
+        }
     }
 }
 
@@ -108,10 +128,12 @@ impl<'a> Plan<'a> {
         let norm = self.norm(&spec.norm)?;
         let head = self.head(&spec.head)?;
         let embed = spec.embed.as_ref().map(|slot| self.rows(slot)).transpose()?;
+        let positions = spec.positions.as_ref().map(|slot| self.rows(slot)).transpose()?;
         Ok(Spec {
             vocab: spec.vocab,
             hidden: spec.hidden,
             embed,
+            positions,
             embed_scale: spec.embed_scale,
             layer_inputs: spec.layer_inputs.as_ref().map(|i| self.layer_inputs(i)).transpose()?,
             ropes: spec.ropes.clone(),
@@ -324,6 +346,10 @@ impl<'a> Plan<'a> {
     ) -> Result<Source<'a>> {
         let (tensor, from) = self.find(tensor)?;
         let (rows, k) = (shape[0], shape[1]);
+        if tensor.transposed && from.block_len() != 1 {
+            let problem = "is quantised and transposed, which is not supported";
+            return Err(self.checkpoint.tensor_error(tensor, problem));
+        }
         // What is quantised already stays: a second rounding would only lose. So does a width
         // that the format cannot divide, as in the files of llama.cpp.
         let float = matches!(from, Format::F32 | Format::F16 | Format::BF16);
@@ -379,7 +405,8 @@ impl<'a> Plan<'a> {
     fn vector(&mut self, slot: &Slot) -> Result<Vec<f32>> {
         let part = self.checkpoint.part_of(slot);
         let (tensor, format) = self.find(part.map_or(&slot.name, |part| &part.tensor))?;
-        if part.is_none() || !self.vectors.iter().any(|other| std::ptr::eq(*other, tensor)) {
+        // One that is in parts, or that two branches read, is of several slots.
+        if !self.vectors.iter().any(|other| std::ptr::eq(*other, tensor)) {
             self.vectors.push(tensor);
         }
         let mut values = values(self.checkpoint, tensor, format)?;
