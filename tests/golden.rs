@@ -18,6 +18,8 @@ const CASES: &[&str] = &[
     "qwen3",
     "llama_256",
     "qwen2_256",
+    "gemma2",
+    "gemma2_head_scale",
     "gemma3_7l",
     "gemma3_p4",
     "qwen3_moe",
@@ -26,7 +28,7 @@ const CASES: &[&str] = &[
 ];
 
 /// Cases without a GGUF file.
-const NOT_IN_GGUF: &[&str] = &["mistral", "gemma3_p4", "qwen3_moe"];
+const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "qwen3_moe"];
 
 /// Of experts.
 const MIXTURES: &[&str] = &["qwen3_moe", "qwen3_moe_sparse", "mixtral"];

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::arch::{Decoder, Keys, ROPE_FREQS, Source};
 use crate::config::{Config, limits};
 use crate::error::{Error, Result, config_error, tensor_error, unsupported};
-use crate::spec::{Named, Slot, Slots, Spec};
+use crate::spec::{Named, Part, Slot, Slots, Spec};
 
 use super::{Checkpoint, GgmlType, Origin, Tensor};
 
@@ -105,7 +105,8 @@ impl Checkpoint {
             read.insert(HEAD.to_owned());
         }
         let mut visit = |slot: &Slot| self.check_slot(slot, &mut read);
-        let spec = decoder.spec(&mut Slots::new(&mut visit), tied)?;
+        let spec =
+            decoder.spec(&mut Slots::new(&mut visit, &|name| self.tensor(name).is_some()), tied)?;
         let left_out = |t: &&Tensor| !read.contains(&t.name) && derived(t).is_none();
         match self.tensors().iter().find(left_out) {
             None => Ok(spec),
@@ -150,9 +151,25 @@ impl Checkpoint {
             }
             return Ok(());
         }
-        self.check_tensor(&slot.name, &slot.shape)?;
-        read.insert(slot.name.clone());
+        let Some(part) = self.part_of(slot) else {
+            self.check_tensor(&slot.name, &slot.shape)?;
+            read.insert(slot.name.clone());
+            return Ok(());
+        };
+        if self.tensor(&part.tensor).is_none() {
+            return Err(self.missing(&slot.name));
+        }
+        let shape: Vec<_> =
+            std::iter::once(part.of).chain(slot.shape[1..].iter().copied()).collect();
+        self.check_tensor(&part.tensor, &shape)?;
+        read.insert(part.tensor.clone());
         Ok(())
+    }
+
+    /// Where the slot is, unless in a tensor of its own.
+    pub(crate) fn part_of<'s>(&self, slot: &'s Slot) -> Option<&'s Part> {
+        let own = self.tensor(&slot.name).is_some_and(|own| own.shape[0] == slot.shape[0]);
+        slot.part.as_ref().filter(|_| !own)
     }
 
     fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<()> {
