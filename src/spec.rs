@@ -229,7 +229,7 @@ pub(crate) struct KeysValues<S: Stage> {
 
 impl<S: Stage> Attention<S> {
     /// The products that the mixer begins with, in their order.
-    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear<S>> {
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear<S>> + Clone {
         let kv = self.kv.iter().flat_map(|kv| std::iter::once(&kv.k).chain(&kv.v));
         std::iter::once(&self.q).chain(kv)
     }

@@ -2,7 +2,7 @@
 
 use super::decoder::Decoder;
 use super::keys::{self, Key, Keys};
-use super::rows::{QkNorm, Row, Scale};
+use super::rows::{QkNorm, Recurrence, Row, Scale};
 use crate::config::Config;
 use crate::error::{Result, unsupported};
 use crate::spec::{Attention, Fused, Heads, KeysValues, Linear, Named, RowMap, Slots};
@@ -99,9 +99,17 @@ pub(super) fn head_dim(keys: Keys, row: &Row, hidden: usize, n_heads: usize) -> 
     }
 }
 
-pub(super) fn kv_heads(keys: Keys, row: &Row, n_heads: usize) -> Result<usize> {
+pub(super) fn kv_heads(
+    keys: Keys,
+    row: &Row,
+    (n_heads, n_layers): (usize, usize),
+) -> Result<usize> {
     let key = keys::KV_HEADS;
-    if let Some(n) = keys.size(key)? {
+    let given = match row.recurrence {
+        Recurrence::None => keys.size(key)?,
+        _ => super::recurrent::kv_heads(keys, n_layers)?,
+    };
+    if let Some(n) = given {
         return Ok(n);
     }
     // In a config.json, null always means as many; absent, transformers' default is that for llama

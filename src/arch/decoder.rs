@@ -4,9 +4,10 @@
 use super::attention::{head_dim, kv_heads, softcap};
 use super::feed_forward::{FeedForward, experts};
 use super::keys::{self, Keys};
+use super::recurrent::{Recurrent, adjusted_ffn};
 use super::refuse::refuse_variants;
 use super::rope::ropes;
-use super::rows::{self, NormKind, Places, Row};
+use super::rows::{self, NormKind, Places, Recurrence, Row};
 use super::windows::windows;
 use super::{Source, unknown};
 use crate::config::{Config, limits};
@@ -22,6 +23,7 @@ pub(crate) struct Decoder {
     pub(super) scale: f32,
     pub(super) cap: Option<f32>,
     pub(super) feed_forward: FeedForward,
+    recurrent: Option<Recurrent>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
     logits: Logits,
@@ -43,10 +45,10 @@ impl Decoder {
             arch: row.name,
             vocab_size: vocab_size(source)?,
             hidden,
-            ffn: keys.need(keys::FFN)?,
+            ffn: ffn(keys, row)?,
             n_layers,
             n_heads,
-            n_kv_heads: kv_heads(keys, row, n_heads)?,
+            n_kv_heads: kv_heads(keys, row, (n_heads, n_layers))?,
             head_dim,
             context_length,
             norm_eps: norm_eps(keys, row)?,
@@ -61,6 +63,7 @@ impl Decoder {
             scale: super::attention::scale(keys, row, &config)?,
             cap: softcap(keys, row, keys::ATTENTION_CAP, 50.0)?,
             feed_forward: FeedForward::read(keys, row)?,
+            recurrent: Recurrent::read(keys, row, config.n_layers)?,
             norms_plus: match keys {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
@@ -81,7 +84,7 @@ impl Decoder {
         let embed = slots.matrix("token_embd", &table)?;
         let (embed, head) =
             if tied { (None, embed) } else { (Some(embed), slots.matrix("output", &table)?) };
-        let norm = self.norm(slots, "output_norm", hidden)?;
+        let norm = self.norm(slots, self.row.output_norm, hidden)?;
         let mut blocks = Vec::new();
         for layer in 0..n_layers {
             self.layer(slots.layer(layer), layer, &mut blocks)?;
@@ -110,11 +113,19 @@ impl Decoder {
         layer: usize,
         blocks: &mut Vec<Block<Named>>,
     ) -> Result<()> {
-        let kept = blocks.iter().filter(|block| keeps(block)).count();
+        let recurrent = self.recurrent.as_ref().filter(|recurrent| recurrent.has(layer));
+        let kept = |keeps: fn(&Mixer<Named>) -> bool| {
+            let mixers = blocks.iter().flat_map(|block| &block.branches);
+            mixers.filter(|branch| keeps(&branch.mixer)).count()
+        };
+        let (attentions, recurrences) = (kept(keeps_keys), kept(recurs));
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
-            Ok(Mixer::Attention(Box::new(self.attention(slots, layer, kept)?)))
+            Ok(match recurrent {
+                Some(recurrent) => self.recurrence(slots, recurrent, recurrences)?,
+                None => Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?)),
+            })
         })?);
-        blocks.push(self.block(slots, ("ffn_norm", "post_ffw_norm"), |slots| {
+        blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
         })?);
         Ok(())
@@ -156,13 +167,23 @@ impl Decoder {
     }
 }
 
-/// Whether a block has a place in the state.
-fn keeps(block: &Block<Named>) -> bool {
-    let keeps = |mixer: &Mixer<Named>| match mixer {
-        Mixer::Attention(attention) => attention.kv.is_some(),
-        Mixer::Dense(_) | Mixer::Experts(_) => false,
-    };
-    block.branches.iter().any(|branch| keeps(&branch.mixer))
+/// Whether a mixer has keys and values in the state.
+fn keeps_keys(mixer: &Mixer<Named>) -> bool {
+    matches!(mixer, Mixer::Attention(attention) if attention.kv.is_some())
+}
+
+/// Whether a mixer has a recurrence in the state.
+fn recurs(mixer: &Mixer<Named>) -> bool {
+    matches!(mixer, Mixer::DeltaNet(_) | Mixer::ShortConv(_))
+}
+
+/// Width of dense feed-forward layers; of the experts, where there are no others.
+fn ffn(keys: Keys, row: &Row) -> Result<usize> {
+    match (keys, keys.size(keys::EXPERT_FFN)?) {
+        (Keys::Json(json), None) if row.recurrence == Recurrence::ShortConv => adjusted_ffn(json),
+        (_, Some(expert)) if row.experts.is_some() && !keys.has(keys::FFN.key()) => Ok(expert),
+        _ => keys.need(keys::FFN),
+    }
 }
 
 fn find(keys: Keys) -> Result<&'static Row> {

@@ -39,7 +39,7 @@ pub(super) const KV_HEADS: Size =
 pub(super) const HEAD_DIM: Size = size("attention.key_length", &["head_dim"], limits::HEAD_DIM);
 pub(super) const VALUE_DIM: Size = size("attention.value_length", &[], limits::HEAD_DIM);
 pub(super) const VOCAB: Size = size("vocab_size", &["vocab_size"], limits::VOCAB);
-pub(super) const EPS: Key = key("attention.layer_norm_rms_epsilon", &["rms_norm_eps"]);
+pub(super) const EPS: Key = key("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps"]);
 pub(super) const CAUSAL: Key = key("attention.causal", &[]);
 /// GGUF writes 0 for none.
 pub(super) const WINDOW: Size =
@@ -62,6 +62,20 @@ pub(super) const EXPERT_FFN: Size =
 
 pub(super) const ATTENTION_CAP: Key = key("attn_logit_softcapping", &["attn_logit_softcapping"]);
 pub(super) const LOGIT_CAP: Key = key("final_logit_softcapping", &["final_logit_softcapping"]);
+
+pub(super) const FULL_INTERVAL: Size =
+    size("full_attention_interval", &["full_attention_interval"], limits::LAYERS);
+pub(super) const DELTA_KEY_HEADS: Size =
+    size("ssm.group_count", &["linear_num_key_heads"], limits::HEADS);
+pub(super) const DELTA_VALUE_HEADS: Size =
+    size("ssm.time_step_rank", &["linear_num_value_heads"], limits::HEADS);
+pub(super) const DELTA_KEY_DIM: Size =
+    size("ssm.state_size", &["linear_key_head_dim"], limits::HEAD_DIM);
+pub(super) const DELTA_VALUE_DIM: Size = size("", &["linear_value_head_dim"], limits::HEAD_DIM);
+pub(super) const INNER: Size = size("ssm.inner_size", &[], limits::WIDTH);
+pub(super) const TAPS: Size = size("ssm.conv_kernel", &["linear_conv_kernel_dim"], limits::TAPS);
+pub(super) const SHORT_TAPS: Size = size("shortconv.l_cache", &["conv_L_cache"], limits::TAPS);
+pub(super) const CONV_BIAS: Key = key("shortconv.bias", &["conv_bias"]);
 
 /// Where the values are.
 #[derive(Clone, Copy)]
@@ -136,6 +150,19 @@ impl<'a> Keys<'a> {
             _ => metadata.get_u64(&name)?,
         };
         number.map(usize::try_from).transpose().map_err(|_| self.error(key, "is out of range"))
+    }
+
+    /// An integer for every layer: of a list in GGUF, else the same for all; none without the key.
+    pub(super) fn per_layer(self, key: Key, n_layers: usize) -> Result<Vec<usize>> {
+        let Self::Gguf { metadata, .. } = self else {
+            return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
+        };
+        let Some(Value::Array(array)) = metadata.get(&self.name(key)) else {
+            return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
+        };
+        let list = array.to_u64s().filter(|list| list.len() == n_layers);
+        let list = list.and_then(|list| list.into_iter().map(|n| n.try_into().ok()).collect());
+        list.ok_or_else(|| self.error(key, format_args!("is not a list of {n_layers} counts")))
     }
 
     /// A count from 1 on.

@@ -62,10 +62,13 @@ pub(super) fn from_json(
     let own = kind.map(|kind| all.object(kind)).transpose()?.flatten();
     let prefix = own.and(kind).map_or(prefix.to_owned(), |kind| format!("{prefix}{kind}."));
     let scaling = Object { map: own.unwrap_or(map), prefix: &prefix };
-    for object in [json, scaling] {
-        if object.f64("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-            return Err(unsupported("key \"partial_rotary_factor\" other than 1 is not supported"));
-        }
+    let part = match scaling.f64("partial_rotary_factor")? {
+        None => json.f64("partial_rotary_factor")?,
+        some => some,
+    };
+    let part = part.unwrap_or(1.0);
+    if !(part > 0.0 && part <= 1.0) {
+        return Err(json.error("partial_rotary_factor", format_args!("is {part}")));
     }
     let theta = match scaling.f32("rope_theta")? {
         None => json.f32("rope_theta")?,
@@ -73,7 +76,7 @@ pub(super) fn from_json(
     };
     Ok(Rope {
         theta: theta.unwrap_or(default_theta),
-        dim: head_dim,
+        dim: (head_dim as f64 * part) as usize,
         style: RopeStyle::Halves,
         scaling: scaling_json(scaling, context)?,
     })

@@ -23,6 +23,24 @@ const DERIVED: &[(&str, &str)] = &[
     ("position_ids", "0, 1, 2, ..."),
 ];
 
+/// Parts of checkpoints that are no part of the language model: how the names of their tensors begin.
+const OTHER_PARTS: &[(&str, &str)] = &[
+    ("vision_tower.", "images"),
+    ("vision_model.", "images"),
+    ("visual.", "images"),
+    ("multi_modal_projector.", "images"),
+    ("embed_vision.", "images"),
+    ("audio_tower.", "sounds"),
+    ("embed_audio.", "sounds"),
+    ("mtp.", "drafts of several tokens"),
+];
+
+/// What part of a checkpoint a tensor is of, if not of its language model.
+fn other_part(tensor: &Tensor) -> Option<&'static str> {
+    let name = tensor.name.strip_prefix("model.").unwrap_or(&tensor.name);
+    OTHER_PARTS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, what)| *what)
+}
+
 /// Why a tensor is left unread; `None` for one that a pass would miss.
 fn derived(tensor: &Tensor) -> Option<&'static str> {
     let (end, why) = DERIVED.iter().find(|(end, _)| tensor.name.ends_with(end))?;
@@ -107,7 +125,8 @@ impl Checkpoint {
         let mut visit = |slot: &Slot| self.check_slot(slot, &mut read);
         let spec =
             decoder.spec(&mut Slots::new(&mut visit, &|name| self.tensor(name).is_some()), tied)?;
-        let left_out = |t: &&Tensor| !read.contains(&t.name) && derived(t).is_none();
+        let known = |t: &Tensor| derived(t).or_else(|| other_part(t)).is_some();
+        let left_out = |t: &&Tensor| !read.contains(&t.name) && !known(t);
         match self.tensors().iter().find(left_out) {
             None => Ok(spec),
             Some(tensor) => Err(unsupported(format!(
@@ -136,8 +155,10 @@ impl Checkpoint {
     /// Whether a missing head means that the embedding serves: always in GGUF and in packed files,
     /// by a key in a folder.
     fn may_tie(&self) -> bool {
-        let Origin::Folder(_) = self.origin else { return true };
-        let key = self.metadata().get_bool("tie_word_embeddings").ok().flatten();
+        let Origin::Folder(folder) = &self.origin else { return true };
+        let whole = || self.metadata().get_bool("tie_word_embeddings").ok().flatten();
+        let text = folder.config().and_then(|text| text.bool("tie_word_embeddings"));
+        let key = text.ok().flatten().or_else(whole);
         let default = || self.architecture().is_some_and(crate::arch::ties_by_default);
         self.panels().is_some() || key.unwrap_or_else(default)
     }
@@ -172,9 +193,20 @@ impl Checkpoint {
         slot.part.as_ref().filter(|_| !own)
     }
 
+    /// Whether a tensor has the shape, but for dimensions of 1; a packed file has the numbers of what
+    /// is no matrix of a product as one row.
+    fn has_shape(&self, tensor: &Tensor, shape: &[usize]) -> bool {
+        let dims = |shape: &[usize]| -> Vec<usize> {
+            shape.iter().copied().filter(|&dim| dim != 1).collect()
+        };
+        let one_row = self.panels().is_some() && tensor.shape.len() == 1;
+        let elements = shape.iter().try_fold(1usize, |all, &dim| all.checked_mul(dim));
+        dims(&tensor.shape) == dims(shape) || one_row && elements == Some(tensor.elements())
+    }
+
     fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<()> {
         let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
-        if tensor.shape != shape {
+        if !self.has_shape(tensor, shape) {
             let problem = format!("has shape {:?}, expected {shape:?}", tensor.shape);
             return Err(self.tensor_error(tensor, problem));
         }
@@ -248,6 +280,16 @@ mod tests {
             offset: 0,
             len: 4 * shape.iter().product::<usize>(),
             stride: 0,
+        }
+    }
+
+    #[test]
+    fn towers_are_left_unread() {
+        for name in ["model.visual.patch_embed.proj.weight", "mtp.fc.weight", "vision_tower.a"] {
+            assert!(other_part(&tensor(name, &[8, 8])).is_some(), "{name}");
+        }
+        for name in ["blk.0.visual.weight", "model.norm.weight", "output.weight"] {
+            assert!(other_part(&tensor(name, &[8, 8])).is_none(), "{name}");
         }
     }
 
