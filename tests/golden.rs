@@ -27,10 +27,12 @@ const CASES: &[&str] = &[
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",
+    "qwen3_5",
+    "lfm2",
 ];
 
 /// Of multimodal models.
-const WRAPPED: &[&str] = &["gemma3_7l", "gemma4"];
+const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
 const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "gemma4", "qwen3_moe"];

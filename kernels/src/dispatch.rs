@@ -11,6 +11,7 @@ use crate::isa::{Isa, instruction_sets};
 use crate::kv::{self, KvLayout};
 use crate::matmul::{self, Args};
 use crate::ops::{self, Nonlinearity, RopeStyle};
+use crate::recurrent::{self, Delta, GateOrder, Scan};
 use crate::simd::*;
 
 /// Where a product goes: `rows` rows of `cols` floats, `stride` floats apart.
@@ -148,6 +149,43 @@ macro_rules! ops {
         /// If a length does not fit.
         fn attend_merge(head_dim: usize, group: usize, positions: usize, chunks: usize,
             partials: &[f32], out: HeadRowsMut<'_>, scratch: &mut [f32]) = attention::attend_merge;
+        /// Moves the state of one head, [`state_len(d_k, d_v)`](crate::state_len), past some tokens
+        /// by the gated delta rule, and writes what each reads there; see [`Delta`].
+        ///
+        /// # Panics
+        /// If a length does not fit.
+        fn delta_rule(a: &Delta<'_>, state: &mut [f32], out: HeadRowsMut<'_>)
+            = recurrent::delta_rule;
+        /// Moves the state of one head, [`state_len(d_state, head_dim)`](crate::state_len), past
+        /// some tokens, and writes what each reads there; see [`Scan`].
+        ///
+        /// # Panics
+        /// If a length does not fit.
+        fn scan(a: &Scan<'_>, state: &mut [f32], out: HeadRowsMut<'_>) = recurrent::scan;
+        /// One token of a causal convolution of channels by themselves: `window` is the last
+        /// inputs, oldest first, each with its row of `weights`; then SiLU, where `silu` says so.
+        ///
+        /// # Panics
+        /// If the window is empty or a length does not fit.
+        fn short_conv(window: &[&[f32]], weights: &[&[f32]], bias: Option<&[f32]>, silu: bool,
+            out: &mut [f32]) = recurrent::short_conv;
+        /// `x = factor * x / sqrt(sum(x^2) + eps)`, each row of `width` elements.
+        ///
+        /// # Panics
+        /// If `x` is no whole number of rows.
+        fn l2_norm(x: &mut [f32], width: usize, eps: f32, factor: f32) = recurrent::l2_norm;
+        /// RMS norm of one row, in place, and its gate; see [`GateOrder`].
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn gated_norm(x: &mut [f32], gate: &[f32], weight: &[f32], eps: f32, order: GateOrder)
+            = recurrent::gated_norm;
+        /// `steps = softplus(x + bias)`, within `limits`; `decays = exp(a * steps)`.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn time_steps(x: &[f32], bias: &[f32], a: &[f32], limits: [f32; 2], steps: &mut [f32],
+            decays: &mut [f32]) = recurrent::time_steps;
     } };
 }
 

@@ -6,6 +6,7 @@ mod attention;
 mod decoder;
 mod feed_forward;
 mod keys;
+mod recurrent;
 mod refuse;
 mod rope;
 mod rows;

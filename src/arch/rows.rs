@@ -1,6 +1,7 @@
 //! The decoders: a row of data each, in a file for each house that makes them.
 
 mod gemma;
+mod liquid;
 mod llama;
 mod qwen;
 
@@ -29,9 +30,14 @@ pub(super) struct Row {
     pub(super) qk_norm: QkNorm,
     /// Heads have gates, each after its query.
     pub(super) gated_heads: bool,
+    /// What some layers have instead of attention.
+    pub(super) recurrence: Recurrence,
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,
+    /// GGUF's names of the norm before a feed-forward layer, and of the last.
+    pub(super) ffn_norm: &'static str,
+    pub(super) output_norm: &'static str,
     pub(super) scale: Scale,
     /// Whether attention's scores are capped, and whether the logits are.
     pub(super) attention_cap: Cap,
@@ -94,6 +100,18 @@ pub(super) enum Windows {
     Qwen,
     /// All but every so many, or what the file says instead.
     AllButEvery(usize),
+}
+
+/// The recurrent mixers of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recurrence {
+    None,
+    /// Gated delta rules. In GGUF value heads that share a key are `tiled`, or side by side as in a
+    /// folder.
+    DeltaNet {
+        tiled: bool,
+    },
+    ShortConv,
 }
 
 /// Over what queries and keys are normalised.
@@ -159,7 +177,7 @@ pub(super) enum Mlp {
 
 /// Every row.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    [llama::ROWS, qwen::ROWS, gemma::ROWS].into_iter().flatten()
+    [llama::ROWS, qwen::ROWS, gemma::ROWS, liquid::ROWS].into_iter().flatten()
 }
 
 /// What a row says unless it says something else.

@@ -204,9 +204,20 @@ impl Checkpoint {
         slot.part.as_ref().filter(|_| !own)
     }
 
+    /// Whether a tensor has the shape, but for dimensions of 1; a packed file has the numbers of what
+    /// is no matrix of a product as one row.
+    fn has_shape(&self, tensor: &Tensor, shape: &[usize]) -> bool {
+        let dims = |shape: &[usize]| -> Vec<usize> {
+            shape.iter().copied().filter(|&dim| dim != 1).collect()
+        };
+        let one_row = self.panels().is_some() && tensor.shape.len() == 1;
+        let elements = shape.iter().try_fold(1usize, |all, &dim| all.checked_mul(dim));
+        dims(&tensor.shape) == dims(shape) || one_row && elements == Some(tensor.elements())
+    }
+
     fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<()> {
         let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
-        if tensor.shape != shape {
+        if !self.has_shape(tensor, shape) {
             let problem = format!("has shape {:?}, expected {shape:?}", tensor.shape);
             return Err(self.tensor_error(tensor, problem));
         }

@@ -2,7 +2,7 @@
 
 use goldcrest_kernels::Nonlinearity;
 
-use super::{Cap, Mlp, NormKind, Places, QkNorm, Routing, Row, Scale, Windows};
+use super::{Cap, Mlp, NormKind, Places, QkNorm, Recurrence, Routing, Row, Scale, Windows};
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -27,8 +27,11 @@ pub(in crate::arch) const LLAMA: Row = Row {
     fused: false,
     qk_norm: QkNorm::None,
     gated_heads: false,
+    recurrence: Recurrence::None,
     norm: NormKind::Rms,
     norms: Places::Before,
+    ffn_norm: "ffn_norm",
+    output_norm: "output_norm",
     scale: Scale::HeadDim,
     attention_cap: Cap::Never,
     logit_cap: Cap::Never,
