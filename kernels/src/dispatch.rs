@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use crate::PANEL_ROWS;
 use crate::activation::{self, Activation, Place, Rows};
-use crate::attention::{self, Attend, AttendOut, HeadRowsMut};
+use crate::attention::{self, Attend, AttendOut, HeadRowsMut, Merge};
 use crate::extent::{extent, holds};
 use crate::format::{self, Format, formats};
 use crate::isa::{Isa, instruction_sets};
@@ -140,9 +140,10 @@ macro_rules! ops {
         /// Folds the partial results of chunks, in order, into finished rows.
         ///
         /// # Panics
-        /// If a length does not fit.
-        fn attend_merge(head_dim: usize, group: usize, positions: usize, chunks: usize,
-            partials: &[f32], out: HeadRowsMut<'_>, scratch: &mut [f32]) = attention::attend_merge;
+        /// If a length does not fit, or `scratch` is shorter than
+        /// [`partial_len`](crate::partial_len).
+        fn attend_merge(merge: &Merge<'_>, out: HeadRowsMut<'_>, scratch: &mut [f32])
+            = attention::attend_merge;
     } };
 }
 
