@@ -45,6 +45,38 @@ pub(crate) struct Slot {
     pub(crate) shape: Vec<usize>,
     /// Added to the numbers of a vector: the norms of some models are stored as distances from 1.
     pub(crate) plus: f32,
+    /// Where a file without a tensor of this name has it.
+    pub(crate) part: Option<Part>,
+}
+
+/// Some rows of a tensor that fuses several.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Part {
+    /// GGUF name.
+    pub(crate) tensor: String,
+    /// Rows of the whole tensor.
+    pub(crate) of: usize,
+    pub(crate) rows: RowMap,
+}
+
+/// Which rows of a tensor are those of a matrix: runs of `run`, one every `step` rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct RowMap {
+    pub(crate) first: usize,
+    pub(crate) run: usize,
+    pub(crate) step: usize,
+}
+
+impl RowMap {
+    /// One run from `first` on.
+    pub(crate) const fn from(first: usize) -> Self {
+        Self { first, run: usize::MAX, step: 0 }
+    }
+
+    /// The tensor's row that is row `row` of the matrix.
+    pub(crate) fn row(&self, row: usize) -> usize {
+        self.first + row / self.run * self.step + row % self.run
+    }
 }
 
 impl Slot {
@@ -70,38 +102,67 @@ pub(crate) struct Spec<S: Stage> {
     pub(crate) blocks: Vec<Block<S>>,
     pub(crate) norm: Norm<S>,
     /// `[vocab, hidden]`
-    pub(crate) head: S::Matrix,
+    pub(crate) head: Linear<S>,
+    pub(crate) logits: Logits,
+}
+
+/// What is done to the head's products.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Logits {
+    pub(crate) scale: f32,
+    /// `cap tanh(x / cap)`, after the scale.
+    pub(crate) cap: Option<f32>,
 }
 
 impl<S: Stage> Spec<S> {
-    /// The heads of every attention block in turn: each has a place in a state.
+    /// The heads of every attention block that keeps keys and values: each has a place in a state.
     pub(crate) fn attentions(&self) -> impl Iterator<Item = Heads> {
-        self.blocks.iter().filter_map(|block| match &block.mixer {
-            Mixer::Attention(attention) => Some(attention.heads),
+        self.mixers().filter_map(|mixer| match mixer {
+            Mixer::Attention(attention) => attention.kv.is_some().then_some(attention.heads),
             Mixer::Dense(_) | Mixer::Experts(_) => None,
         })
     }
+
+    /// All mixers in the order of the pass.
+    pub(crate) fn mixers(&self) -> impl Iterator<Item = &Mixer<S>> {
+        self.blocks.iter().flat_map(|block| &block.branches).map(|branch| &branch.mixer)
+    }
 }
 
-/// x += post(mixer(pre(x)))
+/// x += factor * post(sum of the branches), then x *= scale
 #[derive(Debug)]
 pub(crate) struct Block<S: Stage> {
-    pub(crate) pre: Norm<S>,
+    /// One, or several that all see the same x.
+    pub(crate) branches: Vec<Branch<S>>,
+    pub(crate) post: Option<Norm<S>>,
+    pub(crate) factor: f32,
+    /// `[1]`
+    pub(crate) scale: Option<S::Vector>,
+}
+
+/// post(mixer(pre(x)))
+#[derive(Debug)]
+pub(crate) struct Branch<S: Stage> {
+    pub(crate) pre: Option<Norm<S>>,
     pub(crate) mixer: Mixer<S>,
     pub(crate) post: Option<Norm<S>>,
 }
 
-/// x / sqrt(mean(x^2) + eps) * weight
+/// x / sqrt(mean(x^2) + eps) * weight, or of x - mean(x); + bias
 #[derive(Debug)]
 pub(crate) struct Norm<S: Stage> {
-    pub(crate) weight: S::Vector,
+    /// Whether the mean is subtracted first.
+    pub(crate) centred: bool,
+    /// `None` for ones.
+    pub(crate) weight: Option<S::Vector>,
+    pub(crate) bias: Option<S::Vector>,
     pub(crate) eps: f32,
 }
 
 /// What a block does to the normalised rows.
 #[derive(Debug)]
 pub(crate) enum Mixer<S: Stage> {
-    Attention(Attention<S>),
+    Attention(Box<Attention<S>>),
     Dense(Dense<S>),
     Experts(Experts<S>),
 }
@@ -117,14 +178,40 @@ pub(crate) struct Linear<S: Stage> {
 #[derive(Debug)]
 pub(crate) struct Attention<S: Stage> {
     pub(crate) heads: Heads,
-    /// Queries, keys, values.
-    pub(crate) qkv: [Linear<S>; 3],
-    /// Norms over each head of queries and of keys, before they are rotated.
-    pub(crate) qk_norm: Option<[Norm<S>; 2]>,
+    /// Queries; where the heads are gated, each head's query and then its gate.
+    pub(crate) q: Linear<S>,
+    pub(crate) q_norm: Option<Norm<S>>,
+    /// `None`: those of an earlier block.
+    pub(crate) kv: Option<KeysValues<S>>,
+    /// Which of the state's keys and values.
+    pub(crate) kept: usize,
+    /// Whether `q_norm` and `k_norm` are over all heads together, not over each.
+    pub(crate) norms_whole: bool,
+    /// Whether what a head attends to is multiplied by the sigmoid of its gate.
+    pub(crate) gated: bool,
     /// `[hidden, n_heads * head_dim]`
-    pub(crate) output: S::Matrix,
+    pub(crate) output: Linear<S>,
     /// Which of the model's rotations.
-    pub(crate) rope: usize,
+    pub(crate) rope: Option<usize>,
+}
+
+/// What makes the keys and values.
+#[derive(Debug)]
+pub(crate) struct KeysValues<S: Stage> {
+    pub(crate) k: Linear<S>,
+    /// `None`: the products of `k`, as they are before they are normalised and rotated.
+    pub(crate) v: Option<Linear<S>>,
+    pub(crate) k_norm: Option<Norm<S>>,
+    /// Over each head.
+    pub(crate) v_norm: Option<Norm<S>>,
+}
+
+impl<S: Stage> Attention<S> {
+    /// The products that the mixer begins with, in their order.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear<S>> {
+        let kv = self.kv.iter().flat_map(|kv| std::iter::once(&kv.k).chain(&kv.v));
+        std::iter::once(&self.q).chain(kv)
+    }
 }
 
 /// The numbers of a layer's heads.
@@ -137,6 +224,8 @@ pub(crate) struct Heads {
     pub(crate) window: Option<usize>,
     /// The factor on the products of queries and keys.
     pub(crate) scale: f32,
+    /// `cap tanh(x / cap)` of those.
+    pub(crate) cap: Option<f32>,
 }
 
 impl Heads {
@@ -156,15 +245,31 @@ impl Heads {
     }
 }
 
-/// down(act(gate(x)) * up(x))
+/// down(act(gate(x)) * up(x)), or down(act(up(x)))
 #[derive(Debug)]
 pub(crate) struct Dense<S: Stage> {
     pub(crate) ffn: usize,
     pub(crate) act: Nonlinearity,
-    /// `[ffn, hidden]` both.
-    pub(crate) gate_up: [S::Matrix; 2],
+    pub(crate) up: Up<S>,
     /// `[hidden, ffn]`
-    pub(crate) down: S::Matrix,
+    pub(crate) down: Linear<S>,
+}
+
+/// The first product of a feed-forward layer; `[ffn, hidden]` each.
+#[derive(Debug)]
+pub(crate) enum Up<S: Stage> {
+    /// Gate and up.
+    Gated([Linear<S>; 2]),
+    Plain(Linear<S>),
+}
+
+impl<S: Stage> Up<S> {
+    pub(crate) fn linears(&self) -> &[Linear<S>] {
+        match self {
+            Self::Gated(both) => both,
+            Self::Plain(linear) => std::slice::from_ref(linear),
+        }
+    }
 }
 
 /// The sum of what the likeliest experts, each as [`Dense`], make of a row, by their probability.
@@ -185,12 +290,22 @@ pub(crate) struct Experts<S: Stage> {
 /// file's claim, and the first slot that it does not fill ends it.
 pub(crate) struct Slots<'v> {
     visit: &'v mut dyn FnMut(&Slot) -> Result<()>,
+    has: &'v dyn Fn(&str) -> bool,
     prefix: String,
 }
 
 impl<'v> Slots<'v> {
-    pub(crate) fn new(visit: &'v mut dyn FnMut(&Slot) -> Result<()>) -> Self {
-        Self { visit, prefix: String::new() }
+    /// `has` knows the tensors of the file, by their names.
+    pub(crate) fn new(
+        visit: &'v mut dyn FnMut(&Slot) -> Result<()>,
+        has: &'v dyn Fn(&str) -> bool,
+    ) -> Self {
+        Self { visit, has, prefix: String::new() }
+    }
+
+    /// Whether the file has this tensor: where nothing else says what a model is made of.
+    pub(crate) fn has(&self, part: &str) -> bool {
+        (self.has)(&format!("{}{part}", self.prefix))
     }
 
     /// The slots from here on are of layer `index`.
@@ -207,13 +322,48 @@ impl<'v> Slots<'v> {
 
     /// `part` is the name without the layer.
     pub(crate) fn tensor(&mut self, part: &str, shape: &[usize], plus: f32) -> Result<Slot> {
-        let slot = Slot { name: format!("{}{part}", self.prefix), shape: shape.to_vec(), plus };
-        (self.visit)(&slot)?;
-        Ok(slot)
+        self.slot(part, shape, plus, None)
     }
 
     /// `part.weight`, a matrix or the matrices of experts.
     pub(crate) fn matrix(&mut self, part: &str, shape: &[usize]) -> Result<Slot> {
         self.tensor(&format!("{part}.weight"), shape, 0.0)
     }
+
+    /// `part.kind`, which a file may have as rows of the tensor `fused` of this layer.
+    pub(crate) fn part(
+        &mut self,
+        (part, kind): (&str, &str),
+        shape: &[usize],
+        fused: Option<&Fused>,
+    ) -> Result<Slot> {
+        let fused = fused.map(|Fused { part, of, rows }| Part {
+            tensor: format!("{}{part}.{kind}", self.prefix),
+            of: *of,
+            rows: *rows,
+        });
+        self.slot(&format!("{part}.{kind}"), shape, 0.0, fused)
+    }
+
+    fn slot(
+        &mut self,
+        part: &str,
+        shape: &[usize],
+        plus: f32,
+        fused: Option<Part>,
+    ) -> Result<Slot> {
+        let name = format!("{}{part}", self.prefix);
+        let slot = Slot { name, shape: shape.to_vec(), plus, part: fused };
+        (self.visit)(&slot)?;
+        Ok(slot)
+    }
+}
+
+/// A tensor of a layer, without its layer and ending, that has the rows of several.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fused {
+    pub(crate) part: &'static str,
+    /// Rows in all.
+    pub(crate) of: usize,
+    pub(crate) rows: RowMap,
 }

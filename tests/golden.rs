@@ -18,6 +18,8 @@ const CASES: &[&str] = &[
     "qwen3",
     "llama_256",
     "qwen2_256",
+    "gemma2",
+    "gemma2_head_scale",
     "gemma3_7l",
     "gemma3_p4",
     "qwen3_moe",
@@ -25,8 +27,11 @@ const CASES: &[&str] = &[
     "mixtral",
 ];
 
+/// Of multimodal models.
+const WRAPPED: &[&str] = &["gemma3_7l"];
+
 /// Cases without a GGUF file.
-const NOT_IN_GGUF: &[&str] = &["mistral", "gemma3_p4", "qwen3_moe"];
+const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "qwen3_moe"];
 
 /// Of experts.
 const MIXTURES: &[&str] = &["qwen3_moe", "qwen3_moe_sparse", "mixtral"];
@@ -74,24 +79,39 @@ fn gguf(folder: &Path, case: &str) -> Option<PathBuf> {
     found
 }
 
+/// Logits within the fixture's tolerance, and the same greedy text.
+fn check(case: &str, folder: &Path, path: &Path) {
+    let golden = Reference::open(folder.join("golden.safetensors"));
+    let meta = json(folder.join("meta.json"));
+    let noise = meta["stats"]["diff_weights_noise_2e-6"].as_f64().unwrap();
+    let tolerance = (2.0 * noise).max(1e-4) as f32;
+    let model = load(path, KvType::F32);
+    let difference = max_difference(&logits(&model, &golden), &golden.floats("logits"));
+    eprintln!("{case} {}: {difference:.2e} of {tolerance:.2e}", path.display());
+    assert!(difference <= tolerance, "{case} {}: {difference}", path.display());
+    assert_eq!(greedy(&model, &golden), golden.ids("greedy_ids"), "{}", path.display());
+}
+
 #[test]
 fn float_weights_give_the_golden_logits() {
     let Some(assets) = assets() else { return };
     for case in CASES {
         let folder = assets.join("golden").join(case);
-        let golden = Reference::open(folder.join("golden.safetensors"));
-        let meta = json(folder.join("meta.json"));
-        let noise = meta["stats"]["diff_weights_noise_2e-6"].as_f64().unwrap();
-        let tolerance = (2.0 * noise).max(1e-4) as f32;
         let v5 = with_v5_config(&folder);
         let paths = [Some(folder.clone()), Some(v5.path().to_owned()), gguf(&folder, case)];
         for path in paths.into_iter().flatten() {
-            let model = load(&path, KvType::F32);
-            let difference = max_difference(&logits(&model, &golden), &golden.floats("logits"));
-            eprintln!("{case} {}: {difference:.2e} of {tolerance:.2e}", path.display());
-            assert!(difference <= tolerance, "{case} {}: {difference}", path.display());
-            assert_eq!(greedy(&model, &golden), golden.ids("greedy_ids"), "{}", path.display());
+            check(case, &folder, &path);
         }
+    }
+}
+
+/// What is not of their text is skipped by name.
+#[test]
+fn multimodal_checkpoints_run_as_their_text() {
+    let Some(assets) = assets() else { return };
+    for case in WRAPPED {
+        let folder = assets.join("golden/wrapped").join(case);
+        check(case, &folder, &folder);
     }
 }
 

@@ -102,6 +102,11 @@ macro_rules! ops {
         /// # Panics
         /// If the lengths differ.
         fn add(acc: &mut [f32], x: &[f32]) = ops::add;
+        /// `x *= y`, element by element.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn multiply(x: &mut [f32], y: &[f32]) = ops::multiply;
         /// `acc += scale * x`, element by element, the product rounded before it is added.
         ///
         /// # Panics

@@ -25,6 +25,10 @@ pub enum Nonlinearity {
     GeluTanh,
     /// GELU as defined, by the error function.
     GeluErf,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `max(x, 0)^2`.
+    ReluSquared,
 }
 
 /// Copies `n` floats, fewer than 16, by powers of two: a loop of any length would become a call of
@@ -283,6 +287,11 @@ unsafe fn apply<S: Simd>(s: S, f: Nonlinearity, x: S::F) -> S::F {
             Nonlinearity::Silu => math::silu(s, x),
             Nonlinearity::GeluTanh => math::gelu_tanh(s, x),
             Nonlinearity::GeluErf => math::gelu_erf(s, x),
+            Nonlinearity::Sigmoid => math::sigmoid(s, x),
+            Nonlinearity::ReluSquared => {
+                let x = s.f_max(s.f_splat(0.0), x);
+                s.f_mul(x, x)
+            }
         }
     }
 }
@@ -410,6 +419,23 @@ pub(crate) unsafe fn add<S: Simd>(_s: S, acc: &mut [f32], x: &[f32]) {
     let mut i = 0;
     while i < x.len() {
         acc[i] += x[i];
+        i += 1;
+    }
+}
+
+/// `x *= y`, element by element.
+///
+/// # Panics
+/// If the lengths differ.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn multiply<S: Simd>(_s: S, x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "lengths of x and y");
+    let mut i = 0;
+    while i < y.len() {
+        x[i] *= y[i];
         i += 1;
     }
 }

@@ -60,6 +60,9 @@ pub(super) const EXPERTS_USED: Size =
 pub(super) const EXPERT_FFN: Size =
     size("expert_feed_forward_length", &["moe_intermediate_size"], limits::WIDTH);
 
+pub(super) const ATTENTION_CAP: Key = key("attn_logit_softcapping", &["attn_logit_softcapping"]);
+pub(super) const LOGIT_CAP: Key = key("final_logit_softcapping", &["final_logit_softcapping"]);
+
 /// Where the values are.
 #[derive(Clone, Copy)]
 pub(crate) enum Keys<'a> {

@@ -2,10 +2,14 @@
 //!
 //! A file a family. Inside a family a model is a row of data; see [`decoder`].
 
+mod attention;
 mod decoder;
+mod feed_forward;
 mod keys;
+mod refuse;
 mod rope;
 mod rows;
+mod windows;
 
 pub(crate) use decoder::Decoder;
 pub(crate) use keys::Keys;
@@ -25,18 +29,18 @@ pub(crate) struct Source<'a> {
 
 /// The architectures that run, by the `model_type` of a config.json.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
-    rows::ROWS.iter().map(|row| row.name)
+    rows::all().map(|row| row.name)
 }
 
 /// Hugging Face's names of tensors of this `model_type` and GGUF's, without the layers and the
 /// ending: those that differ from the usual ones. `None` if it does not run.
 pub(crate) fn tensor_names(model_type: &str) -> Option<&'static [(&'static str, &'static str)]> {
-    rows::ROWS.iter().find(|row| row.name == model_type).map(|row| row.names)
+    rows::all().find(|row| row.name == model_type).map(|row| row.names)
 }
 
 /// Whether the embedding is the head where a config.json of this `model_type` does not say.
 pub(crate) fn ties_by_default(model_type: &str) -> bool {
-    rows::ROWS.iter().any(|row| row.name == model_type && row.tied)
+    rows::all().any(|row| row.name == model_type && row.tied)
 }
 
 fn unknown(name: &str) -> Error {

@@ -2,10 +2,47 @@
 
 use serde_json::Map;
 
+use super::Source;
 use super::keys::{self, Keys};
+use super::rows::Row;
 use crate::config::{Rope, RopeScaling, RopeStyle};
 use crate::error::{Error, Result, unsupported};
 use crate::load::{Metadata, Object};
+
+/// The model's rope, and the one of its layers with a window where that is another.
+pub(super) fn ropes(
+    source: Source<'_>,
+    row: &Row,
+    head_dim: usize,
+    context: usize,
+) -> Result<(Rope, Option<Rope>)> {
+    let keys = source.keys;
+    let rope = match keys {
+        Keys::Json(json) => {
+            let kind = row.local_rope.then_some("full_attention");
+            from_json(json, kind, row.theta, head_dim, context)?
+        }
+        Keys::Gguf { .. } => {
+            from_gguf(keys, source.rope_factors, row.gguf_rope, head_dim, context)?
+        }
+    };
+    if !row.local_rope {
+        return Ok((rope, None));
+    }
+    let local = match keys {
+        Keys::Json(json) => local_from_json(json, head_dim, context)?,
+        Keys::Gguf { .. } => None,
+    };
+    let local = match local {
+        Some(local) => local,
+        None => Rope {
+            theta: keys.f32(keys::LOCAL_THETA)?.unwrap_or(10_000.0),
+            scaling: RopeScaling::None,
+            ..rope.clone()
+        },
+    };
+    Ok((rope, Some(local)))
+}
 
 /// Rope in a folder; `default_theta` is the base where it does not say. `kind` names the layers, where the file has one set for each kind of them.
 pub(super) fn from_json(
@@ -25,10 +62,13 @@ pub(super) fn from_json(
     let own = kind.map(|kind| all.object(kind)).transpose()?.flatten();
     let prefix = own.and(kind).map_or(prefix.to_owned(), |kind| format!("{prefix}{kind}."));
     let scaling = Object { map: own.unwrap_or(map), prefix: &prefix };
-    for object in [json, scaling] {
-        if object.f64("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-            return Err(unsupported("key \"partial_rotary_factor\" other than 1 is not supported"));
-        }
+    let part = match scaling.f64("partial_rotary_factor")? {
+        None => json.f64("partial_rotary_factor")?,
+        some => some,
+    };
+    let part = part.unwrap_or(1.0);
+    if !(part > 0.0 && part <= 1.0) {
+        return Err(json.error("partial_rotary_factor", format_args!("is {part}")));
     }
     let theta = match scaling.f32("rope_theta")? {
         None => json.f32("rope_theta")?,
@@ -36,7 +76,7 @@ pub(super) fn from_json(
     };
     Ok(Rope {
         theta: theta.unwrap_or(default_theta),
-        dim: head_dim,
+        dim: (head_dim as f64 * part) as usize,
         style: RopeStyle::Halves,
         scaling: scaling_json(scaling, context)?,
     })

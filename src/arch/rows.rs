@@ -1,4 +1,8 @@
-//! The decoders: a row of data each. A new member of the family is a row here.
+//! The decoders: a row of data each, in a file for each house that makes them.
+
+mod gemma;
+mod llama;
+mod qwen;
 
 use goldcrest_kernels::Nonlinearity;
 
@@ -15,18 +19,31 @@ pub(super) struct Row {
     pub(super) experts: Option<Routing>,
     /// Queries, keys and values have biases.
     pub(super) qkv_bias: bool,
-    /// Queries and keys are normalised per head before rope.
-    pub(super) qk_norm: bool,
-    /// What a mixer made is normalised before it is added.
-    pub(super) post_norms: bool,
-    /// A folder stores the weights of norms less 1 (GGUF's converter adds it).
-    pub(super) norms_from_one: bool,
+    /// So has the projection of what heads attend to.
+    pub(super) output_bias: bool,
+    /// And so have the matrices of feed-forward layers.
+    pub(super) mlp_bias: bool,
+    /// Some files have queries, keys and values as one tensor, and gate and up.
+    pub(super) fused: bool,
+    /// Queries and keys are normalised before rope.
+    pub(super) qk_norm: QkNorm,
+    /// Heads have gates, each after its query.
+    pub(super) gated_heads: bool,
+    pub(super) norm: NormKind,
+    /// Where a block has norms.
+    pub(super) norms: Places,
+    pub(super) scale: Scale,
+    /// Attention's scores and the logits are capped.
+    pub(super) softcaps: bool,
+    pub(super) mlp: Mlp,
     /// The embedding is multiplied by the square root of its width.
     pub(super) scaled_embedding: bool,
     pub(super) act: Nonlinearity,
     /// config.json's names of `act`.
     pub(super) act_names: &'static [&'static str],
     pub(super) windows: Windows,
+    /// Layers with a window have a rope of their own.
+    pub(super) local_rope: bool,
     /// Which dimensions rope pairs in a GGUF file; a folder always has [`RopeStyle::Halves`].
     pub(super) gguf_rope: RopeStyle,
     /// Base of rope's frequencies, and what norms add, where a config.json does not say.
@@ -61,107 +78,63 @@ pub(super) enum Windows {
     /// With `use_sliding_window`, those from `max_window_layers` on; in a mixture all. In GGUF all if
     /// the file has a window.
     Qwen,
-    /// All but every sixth, or what the file says instead of six; these have a rope of their own.
-    Gemma,
+    /// All but every so many, or what the file says instead.
+    AllButEvery(usize),
 }
 
-pub(super) const ROWS: &[Row] = &[
-    LLAMA,
-    Row {
-        name: "mistral",
-        gguf: "mistral",
-        windows: Windows::Mistral,
-        kv_heads_default: false,
-        ..LLAMA
+/// Over what queries and keys are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum QkNorm {
+    None,
+    PerHead,
+    /// All heads together.
+    Whole,
+}
+
+/// The kind of all norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NormKind {
+    Rms,
+    /// Root mean square; a folder stores the weights less 1 (GGUF's converter adds it).
+    RmsFromOne,
+    /// Mean and variance, with a bias.
+    Layer,
+    /// The same without a bias.
+    LayerUnbiased,
+}
+
+/// Where a block normalises: what its mixer reads, what its mixer made before that is added, or both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Places {
+    Before,
+    After,
+    Both,
+}
+
+/// The factor on the products of queries and keys: 1 over the square root of this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scale {
+    HeadDim,
+    /// `query_pre_attn_scalar`; in GGUF the head dimension, but `hidden / n_heads` in the model of
+    /// `odd` layers.
+    QueryPreAttention {
+        odd: usize,
     },
-    MIXTRAL,
-    QWEN2,
-    QWEN3,
-    Row {
-        name: "qwen3_moe",
-        gguf: "qwen3moe",
-        experts: Some(Routing::AsTheFileSays),
-        head_dim: None,
-        names: &[("mlp.gate", "ffn_gate_inp")],
-        ..QWEN3
-    },
-    Row {
-        name: "gemma3_text",
-        gguf: "gemma3",
-        qk_norm: true,
-        post_norms: true,
-        norms_from_one: true,
-        scaled_embedding: true,
-        act: Nonlinearity::GeluTanh,
-        act_names: &["gelu_pytorch_tanh"],
-        windows: Windows::Gemma,
-        gguf_rope: RopeStyle::Halves,
-        theta: 1e6,
-        head_dim: Some(256),
-        kv_heads_default: false,
-        tied: true,
-        names: &[
-            ("post_attention_layernorm", "post_attention_norm"),
-            ("pre_feedforward_layernorm", "ffn_norm"),
-            ("post_feedforward_layernorm", "post_ffw_norm"),
-        ],
-        ..LLAMA
-    },
-];
+}
 
-const LLAMA: Row = Row {
-    name: "llama",
-    gguf: "llama",
-    experts: None,
-    qkv_bias: false,
-    qk_norm: false,
-    post_norms: false,
-    norms_from_one: false,
-    scaled_embedding: false,
-    act: Nonlinearity::Silu,
-    act_names: &["silu", "swish"],
-    windows: Windows::Llama,
-    gguf_rope: RopeStyle::Pairs,
-    theta: 10_000.0,
-    eps: 1e-6,
-    head_dim: None,
-    kv_heads_default: true,
-    tied: false,
-    names: &[],
-};
+/// What a dense feed-forward layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mlp {
+    /// down(act(gate(x)) * up(x))
+    Gated,
+    /// down(act(up(x)))
+    Plain,
+}
 
-/// In GGUF a llama with experts.
-const MIXTRAL: Row = Row {
-    name: "mixtral",
-    experts: Some(Routing::Renormalised),
-    windows: Windows::Mistral,
-    theta: 1e6,
-    eps: 1e-5,
-    kv_heads_default: false,
-    names: &[
-        ("block_sparse_moe.gate", "ffn_gate_inp"),
-        ("block_sparse_moe.experts.*.w1", "ffn_gate.*"),
-        ("block_sparse_moe.experts.*.w2", "ffn_down.*"),
-        ("block_sparse_moe.experts.*.w3", "ffn_up.*"),
-    ],
-    ..LLAMA
-};
+/// Every row.
+pub(super) fn all() -> impl Iterator<Item = &'static Row> {
+    [llama::ROWS, qwen::ROWS, gemma::ROWS].into_iter().flatten()
+}
 
-const QWEN2: Row = Row {
-    name: "qwen2",
-    gguf: "qwen2",
-    qkv_bias: true,
-    windows: Windows::Qwen,
-    gguf_rope: RopeStyle::Halves,
-    kv_heads_default: false,
-    ..LLAMA
-};
-
-const QWEN3: Row = Row {
-    name: "qwen3",
-    gguf: "qwen3",
-    qkv_bias: false,
-    qk_norm: true,
-    head_dim: Some(128),
-    ..QWEN2
-};
+/// What a row says unless it says something else.
+pub(super) use llama::LLAMA;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::arch::{Decoder, Keys, ROPE_FREQS, Source};
 use crate::config::{Config, limits};
 use crate::error::{Error, Result, config_error, tensor_error, unsupported};
-use crate::spec::{Named, Slot, Slots, Spec};
+use crate::spec::{Named, Part, Slot, Slots, Spec};
 
 use super::{Checkpoint, GgmlType, Origin, Tensor};
 
@@ -22,6 +22,24 @@ const DERIVED: &[(&str, &str)] = &[
     (".attn.masked_bias", "what the causal mask puts in place of a score"),
     ("position_ids", "0, 1, 2, ..."),
 ];
+
+/// Parts of checkpoints that are no part of the language model: how the names of their tensors begin.
+const OTHER_PARTS: &[(&str, &str)] = &[
+    ("vision_tower.", "images"),
+    ("vision_model.", "images"),
+    ("visual.", "images"),
+    ("multi_modal_projector.", "images"),
+    ("embed_vision.", "images"),
+    ("audio_tower.", "sounds"),
+    ("embed_audio.", "sounds"),
+    ("mtp.", "drafts of several tokens"),
+];
+
+/// What part of a checkpoint a tensor is of, if not of its language model.
+fn other_part(tensor: &Tensor) -> Option<&'static str> {
+    let name = tensor.name.strip_prefix("model.").unwrap_or(&tensor.name);
+    OTHER_PARTS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, what)| *what)
+}
 
 /// Why a tensor is left unread; `None` for one that a pass would miss.
 fn derived(tensor: &Tensor) -> Option<&'static str> {
@@ -105,8 +123,10 @@ impl Checkpoint {
             read.insert(HEAD.to_owned());
         }
         let mut visit = |slot: &Slot| self.check_slot(slot, &mut read);
-        let spec = decoder.spec(&mut Slots::new(&mut visit), tied)?;
-        let left_out = |t: &&Tensor| !read.contains(&t.name) && derived(t).is_none();
+        let spec =
+            decoder.spec(&mut Slots::new(&mut visit, &|name| self.tensor(name).is_some()), tied)?;
+        let known = |t: &Tensor| derived(t).or_else(|| other_part(t)).is_some();
+        let left_out = |t: &&Tensor| !read.contains(&t.name) && !known(t);
         match self.tensors().iter().find(left_out) {
             None => Ok(spec),
             Some(tensor) => Err(unsupported(format!(
@@ -135,8 +155,10 @@ impl Checkpoint {
     /// Whether a missing head means that the embedding serves: always in GGUF and in packed files,
     /// by a key in a folder.
     fn may_tie(&self) -> bool {
-        let Origin::Folder(_) = self.origin else { return true };
-        let key = self.metadata().get_bool("tie_word_embeddings").ok().flatten();
+        let Origin::Folder(folder) = &self.origin else { return true };
+        let whole = || self.metadata().get_bool("tie_word_embeddings").ok().flatten();
+        let text = folder.config().and_then(|text| text.bool("tie_word_embeddings"));
+        let key = text.ok().flatten().or_else(whole);
         let default = || self.architecture().is_some_and(crate::arch::ties_by_default);
         self.panels().is_some() || key.unwrap_or_else(default)
     }
@@ -150,9 +172,25 @@ impl Checkpoint {
             }
             return Ok(());
         }
-        self.check_tensor(&slot.name, &slot.shape)?;
-        read.insert(slot.name.clone());
+        let Some(part) = self.part_of(slot) else {
+            self.check_tensor(&slot.name, &slot.shape)?;
+            read.insert(slot.name.clone());
+            return Ok(());
+        };
+        if self.tensor(&part.tensor).is_none() {
+            return Err(self.missing(&slot.name));
+        }
+        let shape: Vec<_> =
+            std::iter::once(part.of).chain(slot.shape[1..].iter().copied()).collect();
+        self.check_tensor(&part.tensor, &shape)?;
+        read.insert(part.tensor.clone());
         Ok(())
+    }
+
+    /// Where the slot is, unless in a tensor of its own.
+    pub(crate) fn part_of<'s>(&self, slot: &'s Slot) -> Option<&'s Part> {
+        let own = self.tensor(&slot.name).is_some_and(|own| own.shape[0] == slot.shape[0]);
+        slot.part.as_ref().filter(|_| !own)
     }
 
     fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<()> {
@@ -231,6 +269,16 @@ mod tests {
             offset: 0,
             len: 4 * shape.iter().product::<usize>(),
             stride: 0,
+        }
+    }
+
+    #[test]
+    fn towers_are_left_unread() {
+        for name in ["model.visual.patch_embed.proj.weight", "mtp.fc.weight", "vision_tower.a"] {
+            assert!(other_part(&tensor(name, &[8, 8])).is_some(), "{name}");
+        }
+        for name in ["blk.0.visual.weight", "model.norm.weight", "output.weight"] {
+            assert!(other_part(&tensor(name, &[8, 8])).is_none(), "{name}");
         }
     }
 

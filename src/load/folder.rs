@@ -96,7 +96,7 @@ impl Folder {
             .config
             .as_ref()
             .ok_or_else(|| config_error("config.json is missing from the folder").at(&self.dir))?;
-        Ok(Object { map, prefix: "" })
+        text_config(map)
     }
 
     pub(super) fn config_path(&self) -> PathBuf {
@@ -143,9 +143,7 @@ impl Folder {
 
     /// GGUF names for the tensors of an architecture that runs; the others keep their own.
     pub(super) fn rename(&self, tensors: &mut [Tensor]) {
-        let Some(config) = self.config.as_ref().map(|map| Object { map, prefix: "" }) else {
-            return;
-        };
+        let Some(Ok(config)) = self.config.as_ref().map(text_config) else { return };
         let arch = config.str("model_type").ok().flatten();
         let Some(own) = arch.and_then(tensor_names) else { return };
         for tensor in tensors {
@@ -154,6 +152,14 @@ impl Folder {
             }
         }
     }
+}
+
+/// The configuration of the language model: all of a config.json, or in that of a multimodal model
+/// the object that it has for its text.
+pub(super) fn text_config(map: &Map<String, Value>) -> Result<Object<'_>> {
+    let whole = Object { map, prefix: "" };
+    let text = whole.object("text_config")?.filter(|text| text.contains_key("model_type"));
+    Ok(text.map_or(whole, |map| Object { map, prefix: "text_config." }))
 }
 
 /// What the index says: which file holds which tensor.

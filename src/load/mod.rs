@@ -414,11 +414,10 @@ impl Checkpoint {
 
     /// The name of the architecture, known or not.
     pub fn architecture(&self) -> Option<&str> {
-        let key = match self.origin {
-            Origin::Gguf { .. } => "general.architecture",
-            Origin::Folder(_) => "model_type",
-        };
-        self.metadata.get_str(key).ok().flatten()
+        match &self.origin {
+            Origin::Gguf { .. } => self.metadata.get_str("general.architecture").ok().flatten(),
+            Origin::Folder(folder) => folder.config().ok()?.str("model_type").ok().flatten(),
+        }
     }
 
     /// Where to read the tokenizer from.

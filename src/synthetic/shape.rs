@@ -267,7 +267,7 @@ impl Shape {
             tensors.push((slot.name.clone(), slot.shape.clone()));
             Ok(())
         };
-        self.decoder()?.spec(&mut Slots::new(&mut visit), self.tied)?;
+        self.decoder()?.spec(&mut Slots::new(&mut visit, &|_| false), self.tied)?;
         Ok(tensors)
     }
 

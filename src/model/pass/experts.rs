@@ -11,10 +11,11 @@ use goldcrest_kernels::{
 
 use super::Walk;
 use super::needs::{Kinds, Routing, Rows, slot};
+use super::product::At;
 use super::product::form_grids;
 use super::scratch::Lane;
 use crate::model::weights::{Expert, Loaded, Matrix};
-use crate::spec::{Block, Experts};
+use crate::spec::Experts;
 use crate::threads::{Poisoned, Shared, Worker};
 
 /// An expert that a row goes through, and the weight of what it makes.
@@ -132,12 +133,12 @@ impl Walk<'_> {
         &self,
         w: &mut Worker<'_>,
         lane: &mut Lane,
-        block: &Block<Loaded>,
+        at: At<'_>,
         mixer: &Experts<Loaded>,
     ) -> Result<(), Poisoned> {
-        self.route(w, lane, block, mixer)?;
+        self.route(w, lane, at, mixer)?;
         let mut routes = std::mem::take(&mut lane.routes);
-        let done = self.routed(w, lane, block, mixer, &mut routes);
+        let done = self.routed(w, lane, at, mixer, &mut routes);
         lane.routes = routes;
         done
     }
@@ -147,10 +148,10 @@ impl Walk<'_> {
         &self,
         w: &mut Worker<'_>,
         lane: &mut Lane,
-        block: &Block<Loaded>,
+        at: At<'_>,
         mixer: &Experts<Loaded>,
     ) -> Result<(), Poisoned> {
-        let input = self.hidden(&block.pre);
+        let input = self.hidden(at.pre());
         let router = &mixer.router;
         let others = match self.rows {
             // Whichever experts are chosen, they read this one row.
@@ -194,7 +195,7 @@ impl Walk<'_> {
         &self,
         w: &mut Worker<'_>,
         lane: &mut Lane,
-        block: &Block<Loaded>,
+        at: At<'_>,
         mixer: &Experts<Loaded>,
         routes: &mut Routes,
     ) -> Result<(), Poisoned> {
@@ -227,7 +228,7 @@ impl Walk<'_> {
         } else {
             self.quantize_alone(w, routes, mixer, made);
         }
-        self.down(w, lane, block, mixer, routes, forms)
+        self.down(w, lane, at, mixer, routes, forms)
     }
 
     /// Quantises the row of every slot, group by group, up to the barrier.
@@ -295,7 +296,7 @@ impl Walk<'_> {
                     let alone = (self.rows == 1).then(|| lane.form(kind));
                     self.slot_rows(w, active, forms, alone, kind, hidden)
                 });
-                self.multiply_pair(gate_up, &claim, rows, active.count, &mut tile);
+                self.multiply_pair(gate_up.each_ref(), &claim, rows, active.count, &mut tile);
                 for (i, products) in tile.chunks_exact(width).take(active.count).enumerate() {
                     self.graph.kernels.gated(mixer.act, products, out.row(active.first + i));
                 }
@@ -310,19 +311,19 @@ impl Walk<'_> {
         &self,
         w: &mut Worker<'_>,
         lane: &mut Lane,
-        block: &Block<Loaded>,
+        at: At<'_>,
         mixer: &Experts<Loaded>,
         routes: &Routes,
         forms: &[Shared<'_, u8>; 3],
     ) -> Result<(), Poisoned> {
         let spec = self.graph.spec();
         let bytes = routes.forms.len() / routes.active.len().max(1);
-        let to = if block.post.is_some() { &self.b.mixed } else { &self.b.x };
+        let (to, adds) = self.target(at);
         let grid = to.grid(w, self.rows, PANEL_ROWS);
         let panels = spec.hidden.div_ceil(PANEL_ROWS);
         w.each(panels, self.grain(), grid, |claim, mut out| {
             let columns = out.cols();
-            if block.post.is_some() {
+            if !adds {
                 (0..self.rows).for_each(|row| out.row(row).fill(0.0));
             }
             for (i, active) in routes.active.iter().enumerate() {
@@ -334,12 +335,11 @@ impl Walk<'_> {
                 self.multiply(matrix, claim.clone(), rows, tile);
                 let slots = &routes.rows[active.first..][..active.count];
                 for (&(row, weight), product) in slots.iter().zip(lane.tile.chunks(columns)) {
-                    self.graph.kernels.add_scaled(out.row(row), product, weight);
+                    self.graph.kernels.add_scaled(out.row(row), product, weight * at.factor());
                 }
             }
         });
-        self.add_mixed(w, lane, block)?;
-        self.end_block(w)
+        self.end_branch(w, lane, at)
     }
 
     /// The rows of an expert in the form `kind`, `k` values wide; `alone` has those of a single row.

@@ -3,10 +3,11 @@
 use goldcrest_kernels::{Activation, Format, PANEL_ROWS};
 
 use super::attention::ATTENTION_ROWS;
+use super::product::mixes;
 use super::rope::Rotation;
 use crate::error::{Result, unsupported};
 use crate::model::weights::Loaded;
-use crate::spec::{Mixer, Spec};
+use crate::spec::{Linear, Mixer, Spec};
 
 /// Different widths of one sort of buffer that a model may have.
 pub(super) const WIDTHS: usize = 8;
@@ -80,12 +81,14 @@ pub(super) struct Needs {
     pub(super) floats: Vec<FloatWidth>,
     /// Cosines and sines of a position, for every rotation.
     pub(super) angles: usize,
-    /// A block normalises what its mixer made.
+    /// A block gathers what its branches made.
     pub(super) mixed: bool,
+    /// A branch normalises what its mixer made.
+    pub(super) branched: bool,
     /// The widest row that is quantised, and all of its forms.
     pub(super) longest: usize,
     pub(super) kinds: Kinds,
-    /// Numbers of a task's queries, of a key, and of attention's own room.
+    /// Numbers of a task's queries, of a key and a value, and of attention's own room.
     pub(super) queries: usize,
     pub(super) key: usize,
     pub(super) scores: usize,
@@ -117,15 +120,17 @@ impl Needs {
     pub(super) fn new(spec: &Spec<Loaded>, rotations: &[Rotation], group: usize) -> Result<Self> {
         let mut needs = Self { group, ..Self::default() };
         needs.angles = rotations.iter().map(|rotation| 2 * rotation.pairs()).sum();
-        needs.mixed = spec.blocks.iter().any(|block| block.post.is_some());
-        needs.form(spec.hidden, Rows::Pass, [spec.head.format]);
-        for block in &spec.blocks {
-            match &block.mixer {
+        needs.mixed = spec.blocks.iter().any(mixes);
+        let mut branches = spec.blocks.iter().flat_map(|block| &block.branches);
+        needs.branched = branches.any(|branch| branch.post.is_some());
+        needs.form(spec.hidden, Rows::Pass, [spec.head.matrix.format]);
+        for mixer in spec.mixers() {
+            match mixer {
                 Mixer::Attention(mixer) => needs.attention(spec.hidden, mixer),
                 Mixer::Dense(mixer) => {
-                    needs.form(spec.hidden, Rows::Pass, formats(&mixer.gate_up));
+                    needs.form(spec.hidden, Rows::Pass, linear_formats(mixer.up.linears()));
                     needs.float(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Pass);
-                    needs.form(mixer.ffn, Rows::Pass, [mixer.down.format]);
+                    needs.form(mixer.ffn, Rows::Pass, [mixer.down.matrix.format]);
                 }
                 Mixer::Experts(mixer) => needs.experts(spec.hidden, mixer),
             }
@@ -138,13 +143,13 @@ impl Needs {
 
     fn attention(&mut self, hidden: usize, mixer: &crate::spec::Attention<Loaded>) {
         let heads = mixer.heads;
-        self.form(hidden, Rows::Pass, mixer.qkv.iter().map(|linear| linear.matrix.format));
-        self.float(super::attention::Widths::new(heads).qkv, Rows::Pass);
+        self.form(hidden, Rows::Pass, linear_formats(mixer.linears()));
+        self.float(super::attention::Widths::new(mixer).qkv, Rows::Pass);
         self.float(heads.q(), Rows::Pass);
-        self.form(heads.q(), Rows::Pass, [mixer.output.format]);
+        self.form(heads.q(), Rows::Pass, [mixer.output.matrix.format]);
         let queries = ATTENTION_ROWS * heads.group() * heads.head_dim;
         self.queries = self.queries.max(queries);
-        self.key = self.key.max(heads.head_dim);
+        self.key = self.key.max(2 * heads.head_dim);
         self.scores = self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim));
     }
 
@@ -193,6 +198,12 @@ impl Needs {
             Rows::Routed => self.routing.slots(rows, self.group),
         }
     }
+}
+
+fn linear_formats<'m>(
+    linears: impl IntoIterator<Item = &'m Linear<Loaded>>,
+) -> impl Iterator<Item = Format> {
+    linears.into_iter().map(|linear| linear.matrix.format)
 }
 
 fn formats(pair: &[crate::model::weights::Matrix; 2]) -> [Format; 2] {

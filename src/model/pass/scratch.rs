@@ -44,7 +44,7 @@ pub(super) struct Lane {
     pub(super) tile: Vec<f32>,
     /// `[rows of a task, group, head_dim]`: rotated queries.
     pub(super) queries: Vec<f32>,
-    /// `[head_dim]`: a rotated key.
+    /// `[2, head_dim]`: a rotated key, and a normalised value or a gate.
     pub(super) key: Vec<f32>,
     /// What the attention kernel works in.
     pub(super) scores: Vec<f32>,
@@ -80,6 +80,7 @@ pub(crate) struct Scratch {
     rows: usize,
     x: Vec<f32>,
     mixed: Vec<f32>,
+    branched: Vec<f32>,
     angles: Vec<f32>,
     floats: Vec<Vec<f32>>,
     forms: Vec<[Vec<u8>; 3]>,
@@ -114,8 +115,10 @@ type Floats<'a> = (needs::Rows, Shared<'a, f32>);
 pub(super) struct Buffers<'a> {
     /// `[rows, hidden]`: the residual stream.
     pub(super) x: Shared<'a, f32>,
-    /// `[rows, hidden]`: what a mixer made, before it is normalised and added.
+    /// `[rows, hidden]`: what a block's branches made, before it is normalised and added.
     pub(super) mixed: Shared<'a, f32>,
+    /// `[rows, hidden]`: what one branch made, before it is normalised and added to `mixed`.
+    pub(super) branched: Shared<'a, f32>,
     /// `[rows, angles]`: cosines and sines of every rotation in turn.
     pub(super) angles: Shared<'a, f32>,
     floats: [Option<Floats<'a>>; WIDTHS],
@@ -200,6 +203,7 @@ impl Scratch {
         let rows = self.rows;
         self.x.resize(rows * hidden, 0.0);
         self.mixed.resize(if needs.mixed { rows * hidden } else { 0 }, 0.0);
+        self.branched.resize(if needs.branched { rows * hidden } else { 0 }, 0.0);
         self.angles.resize(rows * needs.angles, 0.0);
         self.floats.resize_with(needs.floats.len(), Vec::new);
         for (buffer, need) in self.floats.iter_mut().zip(&needs.floats) {
@@ -248,6 +252,7 @@ impl Scratch {
         let buffers = Buffers {
             x: Shared::new(&mut self.x, hidden),
             mixed: Shared::new(&mut self.mixed, hidden),
+            branched: Shared::new(&mut self.branched, hidden),
             angles: Shared::new(&mut self.angles, needs.angles),
             floats: std::array::from_fn(|_| floats.next()),
             forms: std::array::from_fn(|_| forms.next()),

@@ -1,0 +1,64 @@
+//! Llama, and those that are nearly it.
+
+use goldcrest_kernels::Nonlinearity;
+
+use super::{Mlp, NormKind, Places, QkNorm, Routing, Row, Scale, Windows};
+use crate::config::RopeStyle;
+
+pub(super) const ROWS: &[Row] = &[
+    LLAMA,
+    Row {
+        name: "mistral",
+        gguf: "mistral",
+        windows: Windows::Mistral,
+        kv_heads_default: false,
+        ..LLAMA
+    },
+    MIXTRAL,
+];
+
+pub(in crate::arch) const LLAMA: Row = Row {
+    name: "llama",
+    gguf: "llama",
+    experts: None,
+    qkv_bias: false,
+    output_bias: false,
+    mlp_bias: false,
+    fused: false,
+    qk_norm: QkNorm::None,
+    gated_heads: false,
+    norm: NormKind::Rms,
+    norms: Places::Before,
+    scale: Scale::HeadDim,
+    softcaps: false,
+    mlp: Mlp::Gated,
+    scaled_embedding: false,
+    act: Nonlinearity::Silu,
+    act_names: &["silu", "swish"],
+    windows: Windows::Llama,
+    local_rope: false,
+    gguf_rope: RopeStyle::Pairs,
+    theta: 10_000.0,
+    eps: 1e-6,
+    head_dim: None,
+    kv_heads_default: true,
+    tied: false,
+    names: &[],
+};
+
+/// In GGUF a llama with experts.
+const MIXTRAL: Row = Row {
+    name: "mixtral",
+    experts: Some(Routing::Renormalised),
+    windows: Windows::Mistral,
+    theta: 1e6,
+    eps: 1e-5,
+    kv_heads_default: false,
+    names: &[
+        ("block_sparse_moe.gate", "ffn_gate_inp"),
+        ("block_sparse_moe.experts.*.w1", "ffn_gate.*"),
+        ("block_sparse_moe.experts.*.w2", "ffn_down.*"),
+        ("block_sparse_moe.experts.*.w3", "ffn_up.*"),
+    ],
+    ..LLAMA
+};

@@ -1,0 +1,36 @@
+//! Qwen.
+
+use super::{LLAMA, QkNorm, Routing, Row, Windows};
+use crate::config::RopeStyle;
+
+pub(super) const ROWS: &[Row] = &[
+    QWEN2,
+    QWEN3,
+    Row {
+        name: "qwen3_moe",
+        gguf: "qwen3moe",
+        experts: Some(Routing::AsTheFileSays),
+        head_dim: None,
+        names: &[("mlp.gate", "ffn_gate_inp")],
+        ..QWEN3
+    },
+];
+
+const QWEN2: Row = Row {
+    name: "qwen2",
+    gguf: "qwen2",
+    qkv_bias: true,
+    windows: Windows::Qwen,
+    gguf_rope: RopeStyle::Halves,
+    kv_heads_default: false,
+    ..LLAMA
+};
+
+const QWEN3: Row = Row {
+    name: "qwen3",
+    gguf: "qwen3",
+    qkv_bias: false,
+    qk_norm: QkNorm::PerHead,
+    head_dim: Some(128),
+    ..QWEN2
+};
