@@ -95,6 +95,12 @@ macro_rules! ops {
         /// # Panics
         /// If `pairs` has not two whole vectors for every sixteen elements of `out`.
         fn gated(f: Nonlinearity, pairs: &[f32], out: &mut [f32]) = ops::gated;
+        /// `out = gate * sigmoid(1.702 gate) * (up + 1)` of `pairs` as [`gated`](Self::gated) has
+        /// them, with gates of at most `limit` and factors within `limit` of 0.
+        ///
+        /// # Panics
+        /// As [`gated`](Self::gated).
+        fn gated_clamped(limit: f32, pairs: &[f32], out: &mut [f32]) = ops::gated_clamped;
         /// `x = f(x)`, element by element.
         fn activate(f: Nonlinearity, x: &mut [f32]) = ops::activate;
         /// `acc += x`, element by element.

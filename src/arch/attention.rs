@@ -41,6 +41,11 @@ impl Decoder {
             kept,
             norms_whole: self.row.qk_norm == QkNorm::Whole,
             gated,
+            sinks: self
+                .row
+                .sinks
+                .then(|| slots.tensor("attn_sinks.weight", &[n_heads], 0.0))
+                .transpose()?,
             output,
             rope: Some(usize::from(local)),
         })

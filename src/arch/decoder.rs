@@ -2,7 +2,8 @@
 //! one model from another.
 
 use super::attention::{head_dim, kv_heads, softcap};
-use super::feed_forward::{FeedForward, experts};
+use super::experts;
+use super::feed_forward::FeedForward;
 use super::keys::{self, Keys};
 use super::refuse::refuse_variants;
 use super::rope::ropes;
@@ -53,14 +54,14 @@ impl Decoder {
             rope,
             local_rope,
             windows: windows(keys, row, n_layers)?,
-            experts: row.experts.map(|_| experts(keys)).transpose()?,
+            experts: row.experts.map(|_| experts::numbers(keys)).transpose()?,
         };
         config.check()?;
         Ok(Self {
             row,
             scale: super::attention::scale(keys, row, &config)?,
             cap: softcap(keys, row, keys::ATTENTION_CAP, 50.0)?,
-            feed_forward: FeedForward::read(keys, row)?,
+            feed_forward: FeedForward::read(keys, row, &config)?,
             norms_plus: match keys {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
@@ -112,7 +113,7 @@ impl Decoder {
     ) -> Result<()> {
         let kept = blocks.iter().filter(|block| keeps(block)).count();
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
-            Ok(Mixer::Attention(Box::new(self.attention(slots, layer, kept)?)))
+            Ok(vec![Mixer::Attention(Box::new(self.attention(slots, layer, kept)?))])
         })?);
         blocks.push(self.block(slots, ("ffn_norm", "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
@@ -120,21 +121,24 @@ impl Decoder {
         Ok(())
     }
 
-    /// A block of one branch, with its norms where the model has them.
+    /// A block with its norms where the model has them. Its branches all read what the first norm
+    /// makes.
     fn block(
         &self,
         slots: &mut Slots<'_>,
         (before, after): (&str, &str),
-        mixer: impl FnOnce(&mut Slots<'_>) -> Result<Mixer<Named>>,
+        mixers: impl FnOnce(&mut Slots<'_>) -> Result<Vec<Mixer<Named>>>,
     ) -> Result<Block<Named>> {
         let (hidden, places) = (self.config.hidden, self.row.norms);
         let norm = |slots: &mut Slots<'_>, there, part| {
             if there { self.norm(slots, part, hidden).map(Some) } else { Ok(None) }
         };
-        let pre = norm(slots, places != Places::After, before)?;
-        let mixer = mixer(slots)?;
+        let mut branches = Vec::new();
+        for mixer in mixers(slots)? {
+            let pre = norm(slots, places != Places::After, before)?;
+            branches.push(Branch { pre, mixer, post: None });
+        }
         let post = norm(slots, places != Places::Before, after)?;
-        let branches = vec![Branch { pre, mixer, post: None }];
         Ok(Block { branches, post, factor: 1.0, scale: None })
     }
 

@@ -6,6 +6,7 @@ mod qwen;
 
 use goldcrest_kernels::Nonlinearity;
 
+use super::experts::Mixture;
 use crate::config::RopeStyle;
 
 /// All that tells one decoder from another.
@@ -16,7 +17,7 @@ pub(super) struct Row {
     /// `general.architecture` in GGUF.
     pub(super) gguf: &'static str,
     /// Layers are mixtures of experts, but for those that the file names.
-    pub(super) experts: Option<Routing>,
+    pub(super) experts: Option<Mixture>,
     /// Queries, keys and values have biases.
     pub(super) qkv_bias: bool,
     /// So has the projection of what heads attend to.
@@ -29,6 +30,8 @@ pub(super) struct Row {
     pub(super) qk_norm: QkNorm,
     /// Heads have gates, each after its query.
     pub(super) gated_heads: bool,
+    /// Each head has a score that no position has.
+    pub(super) sinks: bool,
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,
@@ -57,15 +60,6 @@ pub(super) struct Row {
     pub(super) tied: bool,
     /// Hugging Face's names of tensors in a layer and GGUF's, where they are not the usual ones.
     pub(super) names: &'static [(&'static str, &'static str)],
-}
-
-/// How experts are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Routing {
-    /// The probabilities of the chosen ones are made to sum to 1.
-    Renormalised,
-    /// `norm_topk_prob` of a config.json says whether they are; in GGUF they are.
-    AsTheFileSays,
 }
 
 /// Which layers see a window only.

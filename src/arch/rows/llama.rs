@@ -2,7 +2,8 @@
 
 use goldcrest_kernels::Nonlinearity;
 
-use super::{Mlp, NormKind, Places, QkNorm, Routing, Row, Scale, Windows};
+use super::{Mlp, NormKind, Places, QkNorm, Row, Scale, Windows};
+use crate::arch::experts::MIXTURE;
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -27,6 +28,7 @@ pub(in crate::arch) const LLAMA: Row = Row {
     fused: false,
     qk_norm: QkNorm::None,
     gated_heads: false,
+    sinks: false,
     norm: NormKind::Rms,
     norms: Places::Before,
     scale: Scale::HeadDim,
@@ -49,7 +51,7 @@ pub(in crate::arch) const LLAMA: Row = Row {
 /// In GGUF a llama with experts.
 const MIXTRAL: Row = Row {
     name: "mixtral",
-    experts: Some(Routing::Renormalised),
+    experts: Some(MIXTURE),
     windows: Windows::Mistral,
     theta: 1e6,
     eps: 1e-5,
