@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use crate::PANEL_ROWS;
 use crate::activation::{self, Activation, Place, Rows};
-use crate::attention::{self, Attend, AttendOut, HeadRowsMut};
+use crate::attention::{self, Attend, AttendOut, HeadRowsMut, Merge};
 use crate::extent::{extent, holds};
 use crate::format::{self, Format, formats};
 use crate::isa::{Isa, instruction_sets};
@@ -96,6 +96,12 @@ macro_rules! ops {
         /// # Panics
         /// If `pairs` has not two whole vectors for every sixteen elements of `out`.
         fn gated(f: Nonlinearity, pairs: &[f32], out: &mut [f32]) = ops::gated;
+        /// `out = gate * sigmoid(1.702 gate) * (up + 1)` of `pairs` as [`gated`](Self::gated) has
+        /// them, with gates of at most `limit` and factors within `limit` of 0.
+        ///
+        /// # Panics
+        /// As [`gated`](Self::gated).
+        fn gated_clamped(limit: f32, pairs: &[f32], out: &mut [f32]) = ops::gated_clamped;
         /// `x = f(x)`, element by element.
         fn activate(f: Nonlinearity, x: &mut [f32]) = ops::activate;
         /// `acc += x`, element by element.
@@ -146,9 +152,10 @@ macro_rules! ops {
         /// Folds the partial results of chunks, in order, into finished rows.
         ///
         /// # Panics
-        /// If a length does not fit.
-        fn attend_merge(head_dim: usize, group: usize, positions: usize, chunks: usize,
-            partials: &[f32], out: HeadRowsMut<'_>, scratch: &mut [f32]) = attention::attend_merge;
+        /// If a length does not fit, or `scratch` is shorter than
+        /// [`partial_len`](crate::partial_len).
+        fn attend_merge(merge: &Merge<'_>, out: HeadRowsMut<'_>, scratch: &mut [f32])
+            = attention::attend_merge;
         /// Moves the state of one head, [`state_len(d_k, d_v)`](crate::state_len), past some tokens
         /// by the gated delta rule, and writes what each reads there; see [`Delta`].
         ///

@@ -56,6 +56,11 @@ impl Decoder {
             kept: self.shared_with(layer).unwrap_or(kept),
             norms_whole: self.row.qk_norm == QkNorm::Whole,
             gated,
+            sinks: self
+                .row
+                .sinks
+                .then(|| slots.tensor("attn_sinks.weight", &[heads.n_heads], 0.0))
+                .transpose()?,
             output,
             rope: Some(usize::from(local)),
         })

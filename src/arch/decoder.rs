@@ -2,7 +2,8 @@
 //! one model from another.
 
 use super::attention::{Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap};
-use super::feed_forward::{FeedForward, experts};
+use super::experts;
+use super::feed_forward::FeedForward;
 use super::keys::{self, Keys};
 use super::recurrent::{Recurrent, adjusted_ffn};
 use super::refuse::refuse_variants;
@@ -69,7 +70,7 @@ impl Decoder {
             rope,
             local_rope,
             windows,
-            experts: row.experts.map(|_| experts(keys)).transpose()?,
+            experts: row.experts.map(|_| experts::numbers(keys)).transpose()?,
         };
         config.check()?;
         Ok(Self {
@@ -140,10 +141,10 @@ impl Decoder {
         };
         let (attentions, recurrences) = (kept(keeps_keys), kept(recurs));
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
-            Ok(match recurrent {
+            Ok(vec![match recurrent {
                 Some(recurrent) => self.recurrence(slots, recurrent, recurrences)?,
                 None => Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?)),
-            })
+            }])
         })?);
         blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
@@ -190,21 +191,24 @@ impl Decoder {
         })
     }
 
-    /// A block of one branch, with its norms where the model has them.
+    /// A block with its norms where the model has them. Its branches all read what the first norm
+    /// makes.
     fn block(
         &self,
         slots: &mut Slots<'_>,
         (before, after): (&str, &str),
-        mixer: impl FnOnce(&mut Slots<'_>) -> Result<Mixer<Named>>,
+        mixers: impl FnOnce(&mut Slots<'_>) -> Result<Vec<Mixer<Named>>>,
     ) -> Result<Block<Named>> {
         let (hidden, places) = (self.config.hidden, self.row.norms);
         let norm = |slots: &mut Slots<'_>, there, part| {
             if there { self.norm(slots, part, hidden).map(Some) } else { Ok(None) }
         };
-        let pre = norm(slots, places != Places::After, before)?;
-        let mixer = mixer(slots)?;
+        let mut branches = Vec::new();
+        for mixer in mixers(slots)? {
+            let pre = norm(slots, places != Places::After, before)?;
+            branches.push(Branch { pre, mixer, post: None });
+        }
         let post = norm(slots, places != Places::Before, after)?;
-        let branches = vec![Branch { pre, mixer, post: None }];
         Ok(Block { branches, post, factor: 1.0, scale: None })
     }
 

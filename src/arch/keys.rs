@@ -53,12 +53,29 @@ pub(super) const ROPE_ORIGINAL: Size = size(
     limits::CONTEXT,
 );
 /// GGUF writes 0 for none.
-pub(super) const EXPERTS: Size =
-    size("expert_count", &["num_experts", "num_local_experts"], limits::EXPERTS);
+pub(super) const EXPERTS: Size = size(
+    "expert_count",
+    &["num_experts", "num_local_experts", "n_routed_experts"],
+    limits::EXPERTS,
+);
 pub(super) const EXPERTS_USED: Size =
     size("expert_used_count", &["num_experts_per_tok"], limits::EXPERTS);
 pub(super) const EXPERT_FFN: Size =
     size("expert_feed_forward_length", &["moe_intermediate_size"], limits::WIDTH);
+pub(super) const EXPERTS_NORM: Key = key("expert_weights_norm", &["norm_topk_prob"]);
+pub(super) const EXPERTS_SCALE: Key = key("expert_weights_scale", &["routed_scaling_factor"]);
+pub(super) const EXPERTS_SCORES: Key = key("expert_gating_func", &[]);
+pub(super) const EXPERT_GROUPS: Size = size("expert_group_count", &["n_group"], limits::EXPERTS);
+pub(super) const EXPERT_GROUPS_USED: Size =
+    size("expert_group_used_count", &["topk_group"], limits::EXPERTS);
+pub(super) const SHARED_EXPERTS: Key = key("expert_shared_count", &["n_shared_experts"]);
+pub(super) const SHARED_FFN: Size = size(
+    "expert_shared_feed_forward_length",
+    &["shared_expert_intermediate_size", "shared_intermediate_size"],
+    limits::WIDTH,
+);
+pub(super) const DENSE_FIRST: Key = key("leading_dense_block_count", &["first_k_dense_replace"]);
+pub(super) const SWIGLU_LIMIT: Key = key("swiglu_clamp_exp", &["swiglu_limit"]);
 
 pub(super) const ATTENTION_CAP: Key = key("attn_logit_softcapping", &["attn_logit_softcapping"]);
 pub(super) const LOGIT_CAP: Key = key("final_logit_softcapping", &["final_logit_softcapping"]);

@@ -4,6 +4,7 @@
 
 mod attention;
 mod decoder;
+mod experts;
 mod feed_forward;
 mod keys;
 mod recurrent;

@@ -7,6 +7,7 @@ mod qwen;
 
 use goldcrest_kernels::Nonlinearity;
 
+use super::experts::Mixture;
 use crate::config::RopeStyle;
 
 /// All that tells one decoder from another.
@@ -17,7 +18,7 @@ pub(super) struct Row {
     /// `general.architecture` in GGUF.
     pub(super) gguf: &'static str,
     /// Layers are mixtures of experts, but for those that the file names.
-    pub(super) experts: Option<Routing>,
+    pub(super) experts: Option<Mixture>,
     /// Queries, keys and values have biases.
     pub(super) qkv_bias: bool,
     /// So has the projection of what heads attend to.
@@ -32,6 +33,8 @@ pub(super) struct Row {
     pub(super) gated_heads: bool,
     /// What some layers have instead of attention.
     pub(super) recurrence: Recurrence,
+    /// Each head has a score that no position has.
+    pub(super) sinks: bool,
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,
@@ -77,15 +80,6 @@ pub(super) struct Row {
     pub(super) tied: bool,
     /// Hugging Face's names of tensors in a layer and GGUF's, where they are not the usual ones.
     pub(super) names: &'static [(&'static str, &'static str)],
-}
-
-/// How experts are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Routing {
-    /// The probabilities of the chosen ones are made to sum to 1.
-    Renormalised,
-    /// `norm_topk_prob` of a config.json says whether they are; in GGUF they are.
-    AsTheFileSays,
 }
 
 /// Which layers see a window only.

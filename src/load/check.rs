@@ -175,33 +175,26 @@ impl Checkpoint {
     }
 
     fn check_slot(&self, slot: &Slot, read: &mut HashSet<String>) -> Result<()> {
-        if slot.shape.len() == 3 && self.tensor(&slot.name).is_none() {
+        if let Some(part) = self.part_of(slot) {
+            self.check_tensor(&part.tensor, &part.shape)?;
+            read.insert(part.tensor.clone());
+        } else if slot.shape.len() == 3 && self.tensor(&slot.name).is_none() {
             for expert in 0..slot.shape[0] {
                 let name = slot.expert_name(expert);
                 self.check_tensor(&name, &slot.shape[1..])?;
                 read.insert(name);
             }
-            return Ok(());
-        }
-        let Some(part) = self.part_of(slot) else {
+        } else {
             self.check_tensor(&slot.name, &slot.shape)?;
             read.insert(slot.name.clone());
-            return Ok(());
-        };
-        if self.tensor(&part.tensor).is_none() {
-            return Err(self.missing(&slot.name));
         }
-        let shape: Vec<_> =
-            std::iter::once(part.of).chain(slot.shape[1..].iter().copied()).collect();
-        self.check_tensor(&part.tensor, &shape)?;
-        read.insert(part.tensor.clone());
         Ok(())
     }
 
-    /// Where the slot is, unless in a tensor of its own.
+    /// Where the slot is, unless in a tensor of its own, or one for each expert.
     pub(crate) fn part_of<'s>(&self, slot: &'s Slot) -> Option<&'s Part> {
         let own = self.tensor(&slot.name).is_some_and(|own| own.shape[0] == slot.shape[0]);
-        slot.part.as_ref().filter(|_| !own)
+        slot.part.as_ref().filter(|part| !own && self.tensor(&part.tensor).is_some())
     }
 
     /// Whether a tensor has the shape, but for dimensions of 1; a packed file has the numbers of what

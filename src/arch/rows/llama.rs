@@ -2,7 +2,8 @@
 
 use goldcrest_kernels::Nonlinearity;
 
-use super::{Cap, Mlp, NormKind, Places, QkNorm, Recurrence, Routing, Row, Scale, Windows};
+use super::{Cap, Mlp, NormKind, Places, QkNorm, Recurrence, Row, Scale, Windows};
+use crate::arch::experts::MIXTURE;
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -28,6 +29,7 @@ pub(in crate::arch) const LLAMA: Row = Row {
     qk_norm: QkNorm::None,
     gated_heads: false,
     recurrence: Recurrence::None,
+    sinks: false,
     norm: NormKind::Rms,
     norms: Places::Before,
     ffn_norm: "ffn_norm",
@@ -59,7 +61,7 @@ pub(in crate::arch) const LLAMA: Row = Row {
 /// In GGUF a llama with experts.
 const MIXTRAL: Row = Row {
     name: "mixtral",
-    experts: Some(Routing::Renormalised),
+    experts: Some(MIXTURE),
     windows: Windows::Mistral,
     theta: 1e6,
     eps: 1e-5,

@@ -1,6 +1,7 @@
 //! Qwen.
 
-use super::{LLAMA, NormKind, QkNorm, Recurrence, Routing, Row, Windows};
+use super::{LLAMA, NormKind, QkNorm, Recurrence, Row, Windows};
+use crate::arch::experts::{MIXTURE, Mixture, Renormalise};
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -9,7 +10,10 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "qwen3_moe",
         gguf: "qwen3moe",
-        experts: Some(Routing::AsTheFileSays),
+        experts: Some(Mixture {
+            renormalise: Renormalise::AsTheFileSays { folder: false, gguf: true },
+            ..MIXTURE
+        }),
         head_dim: None,
         names: &[("mlp.gate", "ffn_gate_inp")],
         ..QWEN3

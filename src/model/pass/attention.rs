@@ -2,7 +2,7 @@
 //! it sees; and the projection of that.
 
 use goldcrest_kernels::{
-    Attend, AttendOut, CHUNK, KvLayout, Nonlinearity, PANEL_ROWS, Span, partial_len,
+    Attend, AttendOut, CHUNK, KvLayout, Merge, Nonlinearity, PANEL_ROWS, Span, partial_len,
 };
 
 use super::needs::Rows;
@@ -180,7 +180,7 @@ impl Step<'_, '_> {
             self.queries(w, lane, head, row, 1, qkv);
             let Lane { queries, scores, .. } = lane;
             let to = AttendOut::Rows(out.head_rows());
-            self.attend(layout, (k, v), queries, &[self.span(place, row)], to, scores);
+            self.attend(head, layout, (k, v), queries, &[self.span(place, row)], to, scores);
             self.gate(lane, head, row, qkv, out.row(0));
         });
         w.barrier()
@@ -229,7 +229,7 @@ impl Step<'_, '_> {
                 let mut out = out.some_rows(rows.start - first, rows.len());
                 let to = AttendOut::Rows(out.head_rows());
                 let layout = place.layout(self.kept);
-                self.attend(layout, region, queries, &spans[..rows.len()], to, scores);
+                self.attend(head, layout, region, queries, &spans[..rows.len()], to, scores);
                 for (i, row) in rows.enumerate() {
                     self.gate(lane, head, row, qkv, out.row(i));
                 }
@@ -253,7 +253,15 @@ impl Step<'_, '_> {
             let Lane { queries, scores, .. } = lane;
             let partials = &mut partials.row(0)[..partial];
             let out = AttendOut::Chunk { chunk: seen.start + chunk, partials };
-            self.attend(layout, self.region(w, 0, place, head), queries, &[span], out, scores);
+            self.attend(
+                head,
+                layout,
+                self.region(w, 0, place, head),
+                queries,
+                &[span],
+                out,
+                scores,
+            );
         });
         w.barrier()?;
 
@@ -261,15 +269,15 @@ impl Step<'_, '_> {
         let (partials, qkv) = (self.walk.b.partials.read(w), self.qkv.read(w));
         w.each(heads, 1, out, |claim, mut out| {
             let len = seen.len() * partial;
-            self.walk.graph.kernels.attend_merge(
-                self.heads.head_dim,
-                self.heads.group(),
-                1,
-                seen.len(),
-                &partials[claim.start * len..][..len],
-                out.head_rows(),
-                &mut lane.scores,
-            );
+            let merge = Merge {
+                value_dim: self.heads.head_dim,
+                group: self.heads.group(),
+                positions: 1,
+                chunks: seen.len(),
+                partials: &partials[claim.start * len..][..len],
+                sinks: self.sinks(claim.start),
+            };
+            self.walk.graph.kernels.attend_merge(&merge, out.head_rows(), &mut lane.scores);
             self.gate(lane, claim.start, 0, qkv, out.row(0));
         });
         w.barrier()
@@ -286,8 +294,15 @@ impl Step<'_, '_> {
         Span { start: self.heads.window.map_or(0, |window| end.saturating_sub(window)), end }
     }
 
+    /// The sinks of the heads that share `head`'s keys.
+    fn sinks(&self, head: usize) -> Option<&[f32]> {
+        let group = self.heads.group();
+        self.mixer.sinks.as_ref().map(|sinks| &sinks[head * group..][..group])
+    }
+
     fn attend(
         &self,
+        head: usize,
         layout: KvLayout,
         (k, v): (&[u8], &[u8]),
         q: &[f32],
@@ -305,6 +320,7 @@ impl Step<'_, '_> {
             spans,
             scale: self.heads.scale,
             softcap: self.heads.cap,
+            sinks: self.sinks(head),
         };
         self.walk.graph.kernels.attend(&attend, out, scratch);
     }

@@ -135,7 +135,8 @@ impl Needs {
                 Mixer::Attention(mixer) => needs.attention(spec.hidden, mixer),
                 Mixer::Dense(mixer) => {
                     needs.form(spec.hidden, Rows::Pass, linear_formats(mixer.up.linears()));
-                    needs.float(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Pass);
+                    needs.form(spec.hidden, Rows::Pass, mixer.gate.iter().map(|gate| gate.format));
+                    needs.float(mixer.width(), Rows::Pass);
                     needs.form(mixer.ffn, Rows::Pass, [mixer.down.matrix.format]);
                 }
                 Mixer::DeltaNet(mixer) => needs.delta_net(spec.hidden, mixer),
@@ -169,7 +170,8 @@ impl Needs {
         let queries = ATTENTION_ROWS * heads.group() * heads.head_dim;
         self.queries = self.queries.max(queries);
         self.key = self.key.max(2 * heads.head_dim);
-        self.scores = self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim));
+        self.scores =
+            self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim, heads.head_dim));
     }
 
     fn delta_net(&mut self, hidden: usize, mixer: &crate::spec::DeltaNet<Loaded>) {
@@ -194,7 +196,7 @@ impl Needs {
     fn experts(&mut self, hidden: usize, mixer: &crate::spec::Experts<Loaded>) {
         let bank = &mixer.bank;
         // Rows are quantised for each expert from the router's floats.
-        self.form(hidden, Rows::Pass, [mixer.router.format, Format::F32]);
+        self.form(hidden, Rows::Pass, [mixer.router.matrix.format, Format::F32]);
         self.form(hidden, Rows::Pass, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
         self.form(hidden, Rows::Routed, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
         self.float(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Routed);
