@@ -5,6 +5,8 @@
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of every kernel is `Args`'")]
 
 pub(crate) mod float;
+pub(crate) mod iq4_nl;
+pub(crate) mod mxfp4;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
@@ -49,6 +51,10 @@ macro_rules! formats {
             Q5_K q5_k;
             /// 6 bits, 8-bit scale per 16, in blocks of 256.
             Q6_K q6_k;
+            /// 4 bits for sixteen uneven values, a scale per 32.
+            IQ4_NL iq4_nl;
+            /// 4-bit floats, a power of two per 32.
+            MXFP4 mxfp4;
         }
     } };
 }
@@ -229,7 +235,7 @@ impl fmt::Display for NoQuantizer {
 
 impl std::error::Error for NoQuantizer {}
 
-/// Bytes of a block as `ggml-common.h` has them, and of a unit, which for codes begins on a cache line.
+/// Bytes of a block as `ggml-common.h` has them, and of a unit.
 const _: () = {
     use Format::*;
     let known = [
@@ -244,6 +250,8 @@ const _: () = {
         (Q4_K, 144, 2368),
         (Q5_K, 176, 2880),
         (Q6_K, 210, 3392),
+        (IQ4_NL, 18, 576),
+        (MXFP4, 17, 544),
     ];
     let mut i = 0;
     while i < known.len() {

@@ -29,6 +29,7 @@ pub(crate) use each;
 
 pub(crate) mod affine;
 pub(crate) mod float;
+pub(crate) mod planes;
 pub(crate) mod simple;
 
 use std::mem::MaybeUninit;

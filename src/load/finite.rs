@@ -48,6 +48,9 @@ pub fn has_bad_scale(ty: GgmlType, rows: &[u8]) -> bool {
         GgmlType::Q5_0 => scan::<22, 1>(rows, [0]),
         GgmlType::Q5_1 => scan::<24, 2>(rows, [0, 2]),
         GgmlType::Q8_0 => scan::<34, 1>(rows, [0]),
+        GgmlType::IQ4_NL => scan::<18, 1>(rows, [0]),
+        // A biased exponent, whose greatest is NaN.
+        GgmlType::MXFP4 => any(rows.as_chunks::<17>().0, |block| block[0] == 0xff),
         _ => {
             let offsets = ty.scale_offsets();
             rows.chunks_exact(ty.block_bytes()).any(|block| {
@@ -166,6 +169,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_exponent_can_be_nan() {
+        let mut blocks = [0xffu8; 3 * 17];
+        blocks.chunks_exact_mut(17).for_each(|block| block[0] = 0xfe);
+        assert_eq!(check_finite(GgmlType::MXFP4, &blocks), Ok(()));
+        blocks[2 * 17] = 0xff;
+        assert_eq!(check_finite(GgmlType::MXFP4, &blocks), Err(2));
     }
 
     #[test]

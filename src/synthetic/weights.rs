@@ -67,6 +67,14 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
         GgmlType::Q5_1 => affine(b, std / deviation(5), 15.5),
         GgmlType::Q4_K => k_quant(b, std / deviation(4), 7.5),
         GgmlType::Q5_K => k_quant(b, std / deviation(5), 15.5),
+        GgmlType::IQ4_NL => symmetric(b, std / 68.0),
+        GgmlType::MXFP4 => {
+            // One of two powers of two, so that the mean square is that of the scale between them.
+            let scale = std / 34.25f32.sqrt();
+            let ratio = scale / power_of_two(scale);
+            let up = f32::from(b[0]) < 256.0 / 3.0 * (ratio * ratio - 1.0);
+            b[0] = (scale.to_bits() >> 23) as u8 + 1 + u8::from(up);
+        }
         GgmlType::Q6_K => {
             // Scales of 64 to 127 in magnitude, of both signs.
             b[192..208].iter_mut().for_each(|scale| {
@@ -82,6 +90,11 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
 /// A number of standard deviation 1 and mean 0.
 fn uniform(bits: u16) -> f32 {
     (f32::from(bits) - 32767.5) / 65536.0 * 12f32.sqrt()
+}
+
+/// The greatest that is not above a positive number.
+fn power_of_two(v: f32) -> f32 {
+    f32::from_bits(v.to_bits() & 0x7f80_0000)
 }
 
 fn put(b: &mut [u8], at: usize, value: f32) {
