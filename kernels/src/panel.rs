@@ -75,6 +75,12 @@ impl<'a> Stack<'a> {
         let found = found.and_then(|rows| rows.first_chunk());
         found.unwrap_or_else(|| NOTHING.first_chunk().expect("at most 64 bytes at a time"))
     }
+
+    /// The `len` bytes from `at` on of row `lane`, if there are any.
+    pub(crate) fn block(&self, lane: usize, at: usize, len: usize) -> Option<&'a [u8]> {
+        let row = self.rows.get(lane * self.row_bytes..)?.get(..self.row_bytes)?;
+        row.get(at..at + len)
+    }
 }
 
 /// Spreads sixteen bytes of each row over four vectors, four bytes a lane.
