@@ -42,7 +42,7 @@ const MIXTURES: &[&str] = &["qwen3_moe", "qwen3_moe_sparse", "mixtral"];
 
 /// Types of the quantised files that have kernels.
 const FORMATS: &[&str] =
-    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K"];
+    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S"];
 
 fn load(path: &Path, kv: KvType) -> Model {
     Model::loader(path).threads(2).kv(kv).load().unwrap_or_else(|e| panic!("{e}"))
