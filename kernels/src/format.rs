@@ -6,11 +6,11 @@
 
 mod codebooks;
 pub(crate) mod float;
-pub(crate) mod iq4_nl;
-pub(crate) mod mxfp4;
 pub(crate) mod iq1;
 pub(crate) mod iq2;
 pub(crate) mod iq3;
+pub(crate) mod iq4_nl;
+pub(crate) mod mxfp4;
 pub(crate) mod nvfp4;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
