@@ -27,16 +27,38 @@ const CASES: &[&str] = &[
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",
+    "qwen3_5",
+    "lfm2",
     "gpt2",
     "phi3",
     "phi3_longrope",
 ];
 
 /// Made by tests/fixtures/make.py, for everyone.
-const OWN: &[&str] = &["gpt_neox", "gpt_neox_sequential", "phi", "phi4_mini"];
+const OWN: &[&str] = &[
+    "gpt_neox",
+    "gpt_neox_sequential",
+    "phi",
+    "cohere",
+    "cohere2",
+    "ernie4_5",
+    "exaone4",
+    "exaone4_full",
+    "glm4",
+    "granite",
+    "hunyuan_v1_dense",
+    "ministral3",
+    "olmo2",
+    "olmo3",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+    "phi4_mini",
+    "granite4_micro",
+];
 
 /// Of multimodal models.
-const WRAPPED: &[&str] = &["gemma3_7l", "gemma4"];
+const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
 const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "gemma4", "qwen3_moe"];
@@ -46,7 +68,7 @@ const MIXTURES: &[&str] = &["qwen3_moe", "qwen3_moe_sparse", "mixtral"];
 
 /// Types of the quantised files that have kernels.
 const FORMATS: &[&str] =
-    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K"];
+    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S"];
 
 /// For the context that the reference had: LongRoPE goes by it.
 fn load(path: &Path, kv: KvType) -> Model {

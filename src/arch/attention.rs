@@ -3,11 +3,13 @@
 use super::decoder::Decoder;
 use super::keys::{self, Key, Keys};
 use super::multipliers::factor;
-use super::rows::{Cap, Multipliers, QkNorm, Row, Scale};
+use super::rows::{Cap, Multipliers, QkNorm, Recurrence, Row, Scale};
 use crate::config::Config;
 use crate::error::{Result, unsupported};
 use crate::load::Object;
-use crate::spec::{Attention, Fused, Heads, KeysValues, Linear, Named, Norm, RowMap, Slots};
+use crate::spec::{
+    Attention, Fused, Heads, KeysValues, Linear, Named, Norm, RowMap, Slots, Temperature,
+};
 
 impl Decoder {
     /// `kept` is the place of its keys and values in a state.
@@ -61,7 +63,14 @@ impl Decoder {
             kv,
             kept: self.shared_with(layer).unwrap_or(kept),
             norms_whole: self.row.qk_norm == QkNorm::Whole,
+            norms_last: self.row.qk_norm == QkNorm::PerHeadRotated,
+            temperature: self.temperature,
             gated,
+            sinks: self
+                .row
+                .sinks
+                .then(|| slots.tensor("attn_sinks.weight", &[heads.n_heads], 0.0))
+                .transpose()?,
             output,
             rope: self.roped[layer].then_some(usize::from(local)),
         })
@@ -103,7 +112,9 @@ impl Decoder {
     ) -> Result<Option<Norm<Named>>> {
         match self.row.qk_norm {
             QkNorm::None => Ok(None),
-            QkNorm::PerHead => self.norm(slots, part, heads.head_dim).map(Some),
+            QkNorm::PerHead | QkNorm::PerHeadRotated => {
+                self.norm(slots, part, heads.head_dim).map(Some)
+            }
             QkNorm::Whole => self.norm(slots, part, all).map(Some),
         }
     }
@@ -183,7 +194,11 @@ pub(super) fn kv_heads(
         let local = all.iter().zip(windows).find(|(_, window)| window.is_some());
         return Ok(local.map_or(all[0], |(n, _)| *n));
     }
-    if let Some(n) = keys.size(key)? {
+    let given = match row.recurrence {
+        Recurrence::None => keys.size(key)?,
+        _ => super::recurrent::kv_heads(keys, windows.len())?,
+    };
+    if let Some(n) = given {
         return Ok(n);
     }
     // In a config.json, null always means as many; absent, transformers' default is that for llama
@@ -251,7 +266,7 @@ fn overrides(json: Object<'_>) -> Result<Option<Object<'_>>> {
     let first = all.next().flatten();
     let known = |key: &String| matches!(&**key, "head_dim" | "num_key_value_heads");
     match first.filter(|first| first.keys().all(known) && all.all(|other| other == Some(first))) {
-        Some(map) => Ok(Some(Object { map, prefix: "per_layer_config." })),
+        Some(map) => Ok(Some(json.inner(map, "per_layer_config."))),
         None => Err(unsupported(format!("key \"{KEY}\": layers that differ are not supported"))),
     }
 }
@@ -310,4 +325,27 @@ pub(super) fn softcap(keys: Keys, cap: Cap, key: Key) -> Result<Option<f32>> {
         (Some(cap), _) if cap.is_finite() && cap > 0.0 => Ok(Some(cap)),
         (Some(cap), _) => Err(keys.error(key, format_args!("is {cap}"))),
     }
+}
+
+/// How queries grow with their position, in a model where they do.
+pub(super) fn temperature(keys: Keys, row: &Row) -> Result<Option<Temperature>> {
+    if !row.temperature {
+        return Ok(None);
+    }
+    let (keys, beta) = match keys {
+        Keys::Json(json) => {
+            let Some(json) =
+                json.object("rope_parameters")?.map(|map| json.inner(map, "rope_parameters."))
+            else {
+                return Err(json.error("rope_parameters", "is missing"));
+            };
+            (Keys::Json(json), json.f32("llama_4_scaling_beta")?)
+        }
+        Keys::Gguf { .. } => (keys, keys.f32(keys::TEMPERATURE)?),
+    };
+    let Some(beta) = beta.filter(|&beta| beta != 0.0) else { return Ok(None) };
+    if !(beta.is_finite() && beta > 0.0) {
+        return Err(keys.error(keys::TEMPERATURE, format_args!("is {beta}")));
+    }
+    Ok(Some(Temperature { beta, step: keys.need(keys::ROPE_ORIGINAL)? }))
 }

@@ -1,19 +1,24 @@
 //! Decoders: from the keys of a file to their numbers, and from those to their blocks. [`Row`] tells
 //! one model from another.
 
-use super::attention::{Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap};
-use super::feed_forward::{FeedForward, experts};
+use super::attention::{
+    Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap, temperature,
+};
+use super::experts;
+use super::feed_forward::FeedForward;
 use super::keys::{self, Keys};
 use super::multipliers::Factors;
+use super::recurrent::{Recurrent, adjusted_ffn};
 use super::refuse::refuse_variants;
 use super::rope::ropes;
-use super::rows::{self, NormKind, Parallel, Places, Row};
+use super::rows::{self, NormKind, Parallel, Places, Recurrence, Row, Windows};
 use super::windows::{roped, windows};
 use super::{Source, unknown};
 use crate::config::{Config, Rope, limits};
 use crate::error::{Result, config_error};
 use crate::spec::{
     Block, Branch, LayerInput, LayerInputs, Linear, Logits, Mixer, Named, Norm, Slots, Spec,
+    Temperature,
 };
 
 /// A decoder's numbers.
@@ -28,12 +33,14 @@ pub(crate) struct Decoder {
     pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
     layer_inputs: Option<LayerWidths>,
+    recurrent: Option<Recurrent>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
     /// Whether queries, keys and values have biases; `None` if there are tensors of them.
     pub(super) qkv_bias: Option<bool>,
     /// Whether those of one tensor alternate head by head.
     pub(super) by_head: bool,
+    pub(super) temperature: Option<Temperature>,
     /// Whether each layer rotates queries and keys.
     pub(super) roped: Vec<bool>,
     parallel: bool,
@@ -65,11 +72,7 @@ impl Decoder {
             arch: row.name,
             vocab_size: vocab_size(source)?,
             hidden,
-            ffn: keys
-                .per_layer(keys::FFN, n_layers)?
-                .map(|widths| widths[0])
-                .or(row.ffn_times.map(|times| times * hidden))
-                .ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))?,
+            ffn: ffn(keys, row, hidden, n_layers)?,
             n_layers,
             n_heads,
             n_kv_heads: kv_heads(keys, row, n_heads, &windows)?,
@@ -80,7 +83,7 @@ impl Decoder {
             rope,
             local_rope,
             windows,
-            experts: row.experts.map(|_| experts(keys)).transpose()?,
+            experts: row.experts.map(|_| experts::numbers(keys)).transpose()?,
         };
         config.check()?;
         let factors = Factors::read(keys, row, &config)?;
@@ -89,6 +92,7 @@ impl Decoder {
             row,
             qkv_bias: qkv_bias(keys, row)?,
             by_head: row.fused_by_head && in_folder,
+            temperature: temperature(keys, row)?,
             roped: roped(keys, row, &config)?,
             parallel: parallel(keys, row)?,
             scale: super::attention::scale(keys, row, &config)?,
@@ -97,6 +101,7 @@ impl Decoder {
             shared_keys: shared_keys(keys, row, &config)?,
             feed_forward: FeedForward::read(keys, row, &config)?,
             layer_inputs: layer_inputs(keys, row, &config)?,
+            recurrent: Recurrent::read(keys, row, config.n_layers)?,
             norms_plus: match keys {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
@@ -121,7 +126,7 @@ impl Decoder {
         let embed = slots.matrix("token_embd", &table)?;
         let (embed, head) =
             if tied { (None, embed) } else { (Some(embed), slots.matrix("output", &table)?) };
-        let norm = self.norm(slots, "output_norm", hidden)?;
+        let norm = self.norm(slots, self.row.output_norm, hidden)?;
         let layer_inputs = self.layer_inputs.as_ref();
         let layer_inputs = layer_inputs.map(|widths| self.inputs(slots, widths)).transpose()?;
         let positions = if self.row.learned_positions {
@@ -157,15 +162,23 @@ impl Decoder {
         layer: usize,
         blocks: &mut Vec<Block<Named>>,
     ) -> Result<()> {
-        let kept = blocks.iter().filter(|block| keeps(block)).count();
+        let recurrent = self.recurrent.as_ref().filter(|recurrent| recurrent.has(layer));
+        let kept = |keeps: fn(&Mixer<Named>) -> bool| {
+            let mixers = blocks.iter().flat_map(|block| &block.branches);
+            mixers.filter(|branch| keeps(&branch.mixer)).count()
+        };
+        let (attentions, recurrences) = (kept(keeps_keys), kept(recurs));
         if self.parallel {
-            blocks.push(self.parallel(slots, layer, kept)?);
+            blocks.push(self.parallel(slots, layer, attentions)?);
             return Ok(());
         }
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
-            Ok(Mixer::Attention(Box::new(self.attention(slots, layer, kept)?)))
+            Ok(vec![match recurrent {
+                Some(recurrent) => self.recurrence(slots, recurrent, recurrences)?,
+                None => Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?)),
+            }])
         })?);
-        blocks.push(self.block(slots, ("ffn_norm", "post_ffw_norm"), |slots| {
+        blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
         })?);
         if let Some(LayerWidths { width, .. }) = self.layer_inputs {
@@ -182,14 +195,16 @@ impl Decoder {
         let hidden = self.config.hidden;
         let second = match self.row.parallel {
             Parallel::OneNorm => "attn_norm",
-            _ => "ffn_norm",
+            _ => self.row.ffn_norm,
         };
+        let mut branches = Vec::new();
         let pre = Some(self.norm(slots, "attn_norm", hidden)?);
         let mixer = Mixer::Attention(Box::new(self.attention(slots, layer, kept)?));
-        let attention = Branch { pre, mixer, post: None };
-        let pre = Some(self.norm(slots, second, hidden)?);
-        let mixer = self.feed_forward(slots, layer)?;
-        let branches = vec![attention, Branch { pre, mixer, post: None }];
+        branches.push(Branch { pre, mixer, post: None });
+        for mixer in self.feed_forward(slots, layer)? {
+            let pre = Some(self.norm(slots, second, hidden)?);
+            branches.push(Branch { pre, mixer, post: None });
+        }
         Ok(Block { branches, post: None, factor: self.factors.residual, scale: None })
     }
 
@@ -233,21 +248,24 @@ impl Decoder {
         })
     }
 
-    /// A block of one branch, with its norms where the model has them.
+    /// A block with its norms where the model has them. Its branches all read what the first norm
+    /// makes.
     fn block(
         &self,
         slots: &mut Slots<'_>,
         (before, after): (&str, &str),
-        mixer: impl FnOnce(&mut Slots<'_>) -> Result<Mixer<Named>>,
+        mixers: impl FnOnce(&mut Slots<'_>) -> Result<Vec<Mixer<Named>>>,
     ) -> Result<Block<Named>> {
         let (hidden, places) = (self.config.hidden, self.row.norms);
         let norm = |slots: &mut Slots<'_>, there, part| {
             if there { self.norm(slots, part, hidden).map(Some) } else { Ok(None) }
         };
-        let pre = norm(slots, places != Places::After, before)?;
-        let mixer = mixer(slots)?;
+        let mut branches = Vec::new();
+        for mixer in mixers(slots)? {
+            let pre = norm(slots, places != Places::After, before)?;
+            branches.push(Branch { pre, mixer, post: None });
+        }
         let post = norm(slots, places != Places::Before, after)?;
-        let branches = vec![Branch { pre, mixer, post: None }];
         Ok(Block { branches, post, factor: self.factors.residual, scale: None })
     }
 
@@ -269,13 +287,30 @@ impl Decoder {
     }
 }
 
-/// Whether a block has a place in the state.
-fn keeps(block: &Block<Named>) -> bool {
-    let keeps = |mixer: &Mixer<Named>| match mixer {
-        Mixer::Attention(attention) => attention.kv.is_some(),
-        Mixer::Dense(_) | Mixer::Experts(_) | Mixer::LayerInput(_) => false,
-    };
-    block.branches.iter().any(|branch| keeps(&branch.mixer))
+/// Whether a mixer has keys and values in the state.
+fn keeps_keys(mixer: &Mixer<Named>) -> bool {
+    matches!(mixer, Mixer::Attention(attention) if attention.kv.is_some())
+}
+
+/// Whether a mixer has a recurrence in the state.
+fn recurs(mixer: &Mixer<Named>) -> bool {
+    matches!(mixer, Mixer::DeltaNet(_) | Mixer::ShortConv(_))
+}
+
+/// Width of dense feed-forward layers, of the first where they differ; of the experts, where there
+/// are no others.
+fn ffn(keys: Keys, row: &Row, hidden: usize, n_layers: usize) -> Result<usize> {
+    match (keys, keys.size(keys::EXPERT_FFN)?) {
+        (Keys::Json(json), None) if row.recurrence == Recurrence::ShortConv => adjusted_ffn(json),
+        (_, Some(expert)) if row.experts.is_some() && !keys.has(keys::FFN.key()) => Ok(expert),
+        (Keys::Json(_), _) if row.shared_ffn => keys.need(keys::SHARED_MLP),
+        _ => {
+            let widths = keys.per_layer(keys::FFN, n_layers)?;
+            let first = widths.and_then(|widths| widths.first().copied());
+            let default = row.ffn_times.map(|times| times * hidden);
+            first.or(default).ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))
+        }
+    }
 }
 
 fn layer_inputs(keys: Keys, row: &Row, config: &Config) -> Result<Option<LayerWidths>> {
@@ -300,9 +335,14 @@ fn find(keys: Keys) -> Result<&'static Row> {
         }
         Keys::Gguf { arch, .. } => {
             let experts = keys.count(keys::EXPERTS.key())?.is_some_and(|n| n > 0);
-            let named = |row: &&'static Row| row.gguf == arch;
-            let fits = rows::all().filter(named).find(|row| row.experts.is_some() == experts);
-            fits.or_else(|| rows::all().find(named)).ok_or_else(|| unknown(arch))?
+            let slides = keys.count(keys::WINDOW.key())?.is_some_and(|n| n > 0);
+            let named = || rows::all().filter(|row| row.gguf == arch);
+            let fits = || named().filter(|row| row.experts.is_some() == experts);
+            // olmo3 calls itself olmo2.
+            let sliding = |row: &&'static Row| matches!(row.windows, Windows::AllButEvery(_));
+            let sliding = if slides { fits().find(sliding) } else { None };
+            let row = sliding.or_else(|| fits().next()).or_else(|| named().next());
+            row.ok_or_else(|| unknown(arch))?
         }
     };
     Ok(row)

@@ -4,9 +4,11 @@
 
 mod attention;
 mod decoder;
+mod experts;
 mod feed_forward;
 mod keys;
 mod multipliers;
+mod recurrent;
 mod refuse;
 mod rope;
 mod rows;

@@ -22,6 +22,9 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
             return refuse(key, &true);
         }
     }
+    if row.gated_heads && json.bool("attn_output_gate")? == Some(false) {
+        return refuse("attn_output_gate", &false);
+    }
     // "vision" concerns images alone.
     if let Some(both) = json.get("use_bidirectional_attention")
         && both != false
@@ -51,10 +54,23 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
             return refuse(key, factor);
         }
     }
-    for key in ["hidden_act", "hidden_activation", "activation_function"] {
-        if let Some(act) = json.get(key)
-            && !act.as_str().is_some_and(|name| row.act_names.contains(&name))
+    for (key, expected) in row.expects {
+        if let Some(value) = json.get(key)
+            && value.to_string() != *expected
         {
+            return refuse(key, value);
+        }
+    }
+    let [function, acts @ ..] = ["activation_function", "hidden_act", "hidden_activation"]
+        .map(|key| json.get(key).map(|act| (key, act)));
+    // The numbers of Mamba layers are there where there are none of them, too; `layer_types` says.
+    if row.shared_ffn {
+        json.map.keys().filter(|key| key.starts_with("mamba_")).for_each(|key| drop(json.get(key)));
+    }
+    // Some files have gpt2's key beside their own, with another value.
+    let act = if acts.iter().all(Option::is_none) { function } else { None };
+    for (key, act) in acts.into_iter().chain([act]).flatten() {
+        if !act.as_str().is_some_and(|name| row.act_names.contains(&name)) {
             return refuse(key, act);
         }
     }
@@ -86,6 +102,14 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
     {
         let problem = format!("mixtures of {experts} experts are not supported with {arch}");
         return refuse("expert_count", &problem);
+    }
+    // Of layers that dense ones of granite 4 have not; their feed-forward layer is as wide as a key
+    // says that others have, too.
+    if row.multipliers == Multipliers::Granite {
+        let idle = [format!("{arch}.ssm."), format!("{arch}.expert_shared_feed_forward_length")];
+        let keys = metadata.iter().map(|(key, _)| key);
+        keys.filter(|key| idle.iter().any(|start| key.starts_with(start)))
+            .for_each(|key| drop(metadata.get(key)));
     }
     if keys.bool(keys::CAUSAL)? == Some(false) {
         return refuse("attention.causal", &"attention in both directions is not supported");

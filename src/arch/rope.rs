@@ -25,7 +25,7 @@ pub(super) fn ropes(
     let rope = match keys {
         Keys::Json(json) => {
             let kind = row.local_rope.then_some("full_attention");
-            from_json(json, row, kind, row.theta, dim, context)?
+            from_json(json, kind, row, dim, context)?
         }
         Keys::Gguf { .. } => from_gguf(source, row.gguf_rope, dim, context)?,
     };
@@ -48,39 +48,31 @@ pub(super) fn ropes(
     Ok((rope, Some(local)))
 }
 
-/// Rope in a folder; `default_theta` is the base where it does not say. `kind` names the layers,
-/// where the file has one set for each kind of them.
+/// Rope in a folder. `kind` names the layers, where the file has one set for each kind of them.
 fn from_json(
     json: Object,
-    row: &Row,
     kind: Option<&str>,
-    default_theta: f32,
+    row: &Row,
     head_dim: usize,
     context: usize,
 ) -> Result<Rope> {
     let empty = Map::new();
-    let (prefix, map) = match (json.object("rope_scaling")?, json.object("rope_parameters")?) {
+    let (part, map) = match (json.object("rope_scaling")?, json.object("rope_parameters")?) {
         (Some(map), _) => ("rope_scaling.", map),
         (None, Some(map)) => ("rope_parameters.", map),
         (None, None) => ("", &empty),
     };
-    let all = Object { map, prefix };
+    let prefix = format!("{}{part}", json.prefix);
+    let all = json.inner(map, &prefix);
     let own = kind.map(|kind| all.object(kind)).transpose()?.flatten();
-    let prefix = own.and(kind).map_or(prefix.to_owned(), |kind| format!("{prefix}{kind}."));
-    let scaling = Object { map: own.unwrap_or(map), prefix: &prefix };
-    let part = match scaling.f64("partial_rotary_factor")? {
-        None => json.f64(part_key(json))?,
-        some => some,
-    };
-    let part = part.unwrap_or(row.rope_part);
-    if !(part > 0.0 && part <= 1.0) {
-        return Err(json.error(part_key(json), format_args!("is {part}")));
-    }
+    let prefix = own.and(kind).map_or(prefix.clone(), |kind| format!("{prefix}{kind}."));
+    let scaling = json.inner(own.unwrap_or(map), &prefix);
+    let part = partial(json, scaling, row)?;
     let theta = match scaling.f32("rope_theta")? {
         None => Keys::Json(json).f32(keys::THETA)?,
         some => some,
     };
-    let theta = theta.unwrap_or(default_theta);
+    let theta = theta.unwrap_or(row.theta);
     let rope = Rope {
         theta,
         dim: (head_dim as f64 * part) as usize,
@@ -97,16 +89,17 @@ fn from_json(
         }
         // A greater base, and nothing that changes with the length.
         ("dynamic", Some(alpha)) if alpha >= 1.0 => {
+            for key in ["factor", "mscale", "mscale_all_dim"] {
+                if let Some(other) = scaling.f64(key)?.filter(|&x| x != 1.0) {
+                    return Err(scaling.error(key, format_args!("is {other}, with a key alpha")));
+                }
+            }
             let dim = rope.dim as f64;
             let stretch = libm::pow(alpha, dim / (dim - 2.0));
             Ok(Rope { theta: (f64::from(theta) * stretch) as f32, ..rope })
         }
         _ => Ok(Rope { scaling: scaling_json(scaling, context)?, ..rope }),
     }
-}
-
-fn part_key(json: Object) -> &'static str {
-    if json.get("rotary_pct").is_some() { "rotary_pct" } else { "partial_rotary_factor" }
 }
 
 fn kind_of(scaling: Object<'_>) -> Result<&str> {
@@ -145,6 +138,21 @@ fn longrope_json(json: Object, scaling: Object, context: usize) -> Result<RopeSc
     })
 }
 
+/// The part of a head that turns.
+fn partial(json: Object, scaling: Object, row: &Row) -> Result<f64> {
+    const KEY: &str = "partial_rotary_factor";
+    let (older, outside) = (json.f64("rotary_pct")?, json.f64(KEY)?);
+    let part = scaling.f64(KEY)?.or(outside).or(older);
+    match (part.or(row.partial_rope), row.partial_rope) {
+        (None, None) => Ok(1.0),
+        (Some(part), None) if part != 1.0 => {
+            Err(unsupported(format!("key \"{KEY}\": {part} is not supported with {}", row.name)))
+        }
+        (Some(part), _) if part > 0.0 && part <= 1.0 => Ok(part),
+        (part, _) => Err(json.error(KEY, format_args!("is {}", part.unwrap_or_default()))),
+    }
+}
+
 /// The frequencies of a whole head, of which those beyond `part` of it do not turn. GGUF has a
 /// divisor of this size for them.
 fn proportional(json: Object, part: f64, head_dim: usize) -> Result<RopeScaling> {
@@ -165,8 +173,8 @@ fn local_from_json(
 ) -> Result<Option<Rope>> {
     const KIND: &str = "sliding_attention";
     let there = json.object("rope_parameters")?.is_some_and(|map| map.contains_key(KIND));
-    let theta = row.local_theta.unwrap_or(row.theta);
-    there.then(|| from_json(json, row, Some(KIND), theta, head_dim, context)).transpose()
+    let row = Row { theta: row.local_theta.unwrap_or(row.theta), ..*row };
+    there.then(|| from_json(json, Some(KIND), &row, head_dim, context)).transpose()
 }
 
 fn scaling_json(json: Object, context: usize) -> Result<RopeScaling> {

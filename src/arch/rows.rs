@@ -1,13 +1,19 @@
 //! The decoders: a row of data each, in a file for each house that makes them.
 
+mod cohere;
 mod gemma;
 mod gpt;
+mod granite;
+mod liquid;
 mod llama;
 mod microsoft;
+mod olmo;
+mod others;
 mod qwen;
 
 use goldcrest_kernels::Nonlinearity;
 
+use super::experts::Mixture;
 use crate::config::RopeStyle;
 
 /// All that tells one decoder from another.
@@ -18,7 +24,7 @@ pub(super) struct Row {
     /// `general.architecture` in GGUF.
     pub(super) gguf: &'static str,
     /// Layers are mixtures of experts, but for those that the file names.
-    pub(super) experts: Option<Routing>,
+    pub(super) experts: Option<Mixture>,
     /// Queries, keys and values have biases.
     pub(super) qkv_bias: bool,
     /// This key of a config.json says whether they have, with what it is by default; in GGUF they have
@@ -38,9 +44,18 @@ pub(super) struct Row {
     pub(super) qk_norm: QkNorm,
     /// Heads have gates, each after its query.
     pub(super) gated_heads: bool,
+    /// Rotated queries grow with their position.
+    pub(super) temperature: bool,
+    /// What some layers have instead of attention.
+    pub(super) recurrence: Recurrence,
+    /// Each head has a score that no position has.
+    pub(super) sinks: bool,
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,
+    /// GGUF's names of the norm before a feed-forward layer, and of the last.
+    pub(super) ffn_norm: &'static str,
+    pub(super) output_norm: &'static str,
     pub(super) scale: Scale,
     /// Whether attention's scores are capped, and whether the logits are.
     pub(super) attention_cap: Cap,
@@ -78,30 +93,26 @@ pub(super) struct Row {
     /// Which dimensions rope pairs in a GGUF file, and in a folder.
     pub(super) gguf_rope: RopeStyle,
     pub(super) json_rope: RopeStyle,
-    /// The part of a head that rotates, base of rope's frequencies, and what norms add, where a
-    /// config.json does not say.
-    pub(super) rope_part: f64,
+    /// The part of a head that rope turns where a config.json does not say; `None` where it is always
+    /// all.
+    pub(super) partial_rope: Option<f64>,
+    /// Base of rope's frequencies, and what norms add, where a config.json does not say.
     pub(super) theta: f32,
     pub(super) eps: f32,
     /// The head dimension where a config.json does not say: `hidden / n_heads` if this does not.
     pub(super) head_dim: Option<usize>,
     /// The width of feed-forward layers where a file does not say, as a multiple of the hidden size.
     pub(super) ffn_times: Option<usize>,
+    /// It has a key of its own in a config.json.
+    pub(super) shared_ffn: bool,
     /// Without a number of key and value heads there are as many as query heads.
     pub(super) kv_heads_default: bool,
     /// The embedding is the head where a config.json does not say.
     pub(super) tied: bool,
+    /// Keys of a config.json with the one value, as JSON, that is understood.
+    pub(super) expects: &'static [(&'static str, &'static str)],
     /// Hugging Face's names of tensors in a layer and GGUF's, where they are not the usual ones.
     pub(super) names: &'static [(&'static str, &'static str)],
-}
-
-/// How experts are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Routing {
-    /// The probabilities of the chosen ones are made to sum to 1.
-    Renormalised,
-    /// `norm_topk_prob` of a config.json says whether they are; in GGUF they are.
-    AsTheFileSays,
 }
 
 /// Which layers see a window only.
@@ -129,8 +140,10 @@ pub(super) enum Roped {
     AllButEvery(usize),
     /// Those with a window, in a model that has any.
     Windowed,
-    /// All or none, as `position_embedding_type` says.
-    AsTheFileSays,
+    /// All or none, as `position_embedding_type` says; this where a config.json does not say.
+    AsTheFileSays {
+        default: bool,
+    },
 }
 
 /// Whether attention and feed-forward layer of a layer are one block of two branches.
@@ -153,11 +166,25 @@ pub(super) enum Multipliers {
     Logits(f32),
 }
 
+/// The recurrent mixers of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recurrence {
+    None,
+    /// Gated delta rules. In GGUF value heads that share a key are `tiled`, or side by side as in a
+    /// folder.
+    DeltaNet {
+        tiled: bool,
+    },
+    ShortConv,
+}
+
 /// Over what queries and keys are normalised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum QkNorm {
     None,
     PerHead,
+    /// After rope.
+    PerHeadRotated,
     /// All heads together.
     Whole,
 }
@@ -216,7 +243,19 @@ pub(super) enum Mlp {
 
 /// Every row.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    [llama::ROWS, qwen::ROWS, gemma::ROWS, gpt::ROWS, microsoft::ROWS].into_iter().flatten()
+    let houses = [
+        llama::ROWS,
+        qwen::ROWS,
+        gemma::ROWS,
+        liquid::ROWS,
+        gpt::ROWS,
+        microsoft::ROWS,
+        granite::ROWS,
+        olmo::ROWS,
+        cohere::ROWS,
+        others::ROWS,
+    ];
+    houses.into_iter().flatten()
 }
 
 /// What a row says unless it says something else.

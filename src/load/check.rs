@@ -7,7 +7,7 @@ use crate::config::{Config, limits};
 use crate::error::{Error, Result, config_error, tensor_error, unsupported};
 use crate::spec::{Named, Part, Slot, Slots, Spec};
 
-use super::{Checkpoint, GgmlType, Origin, Tensor};
+use super::{Checkpoint, GgmlType, Origin, Tensor, unread};
 
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
@@ -72,10 +72,16 @@ impl Checkpoint {
         match &self.origin {
             Origin::Gguf { .. } => self.decoder_of_gguf().map_err(|e| e.at(&self.path)),
             Origin::Folder(folder) => {
-                let keys = Keys::Json(folder.config()?);
+                let config = folder.config()?;
+                let keys = Keys::Json(config);
                 let source =
                     Source { keys, rope_factors: None, long_rope: None, embedding_rows: None };
-                Decoder::read(source).map_err(|e| e.at(folder.config_path()))
+                let decoder = Decoder::read(source);
+                let checked = decoder.and_then(|decoder| {
+                    unread::check_json(config, &folder.seen, decoder.config.arch)?;
+                    Ok(decoder)
+                });
+                checked.map_err(|e| e.at(folder.config_path()))
             }
         }
     }
@@ -88,12 +94,14 @@ impl Checkpoint {
         let [short, long] = LONG_ROPE.map(|name| self.rope_factors(name));
         let long_rope = short?.zip(long?);
         let rows = self.tensor(EMBEDDING).map(Tensor::rows);
-        Decoder::read(Source {
+        let decoder = Decoder::read(Source {
             keys: Keys::Gguf { metadata, arch },
             rope_factors: factors.as_deref(),
             long_rope: long_rope.as_ref().map(|(short, long)| [&short[..], long]),
             embedding_rows: rows.or(self.vocabulary()),
-        })
+        })?;
+        unread::check_gguf(metadata, arch)?;
+        Ok(decoder)
     }
 
     /// A stretch of rope, one divisor per pair of dimensions.
@@ -172,38 +180,42 @@ impl Checkpoint {
     }
 
     fn check_slot(&self, slot: &Slot, read: &mut HashSet<String>) -> Result<()> {
-        if slot.shape.len() == 3 && self.tensor(&slot.name).is_none() {
+        if let Some(part) = self.part_of(slot) {
+            self.check_tensor(&part.tensor, &part.shape)?;
+            read.insert(part.tensor.clone());
+        } else if slot.shape.len() == 3 && self.tensor(&slot.name).is_none() {
             for expert in 0..slot.shape[0] {
                 let name = slot.expert_name(expert);
                 self.check_tensor(&name, &slot.shape[1..])?;
                 read.insert(name);
             }
-            return Ok(());
-        }
-        let Some(part) = self.part_of(slot) else {
+        } else {
             self.check_tensor(&slot.name, &slot.shape)?;
             read.insert(slot.name.clone());
-            return Ok(());
-        };
-        if self.tensor(&part.tensor).is_none() {
-            return Err(self.missing(&slot.name));
         }
-        let shape: Vec<_> =
-            std::iter::once(part.of).chain(slot.shape[1..].iter().copied()).collect();
-        self.check_tensor(&part.tensor, &shape)?;
-        read.insert(part.tensor.clone());
         Ok(())
     }
 
-    /// Where the slot is, unless in a tensor of its own.
+    /// Where the slot is, unless in a tensor of its own, or one for each expert.
     pub(crate) fn part_of<'s>(&self, slot: &'s Slot) -> Option<&'s Part> {
         let own = self.tensor(&slot.name).is_some_and(|own| own.shape[0] == slot.shape[0]);
-        slot.part.as_ref().filter(|_| !own)
+        slot.part.as_ref().filter(|part| !own && self.tensor(&part.tensor).is_some())
+    }
+
+    /// Whether a tensor has the shape, but for dimensions of 1; a packed file has the numbers of what
+    /// is no matrix of a product as one row.
+    fn has_shape(&self, tensor: &Tensor, shape: &[usize]) -> bool {
+        let dims = |shape: &[usize]| -> Vec<usize> {
+            shape.iter().copied().filter(|&dim| dim != 1).collect()
+        };
+        let one_row = self.panels().is_some() && tensor.shape.len() == 1;
+        let elements = shape.iter().try_fold(1usize, |all, &dim| all.checked_mul(dim));
+        dims(&tensor.shape) == dims(shape) || one_row && elements == Some(tensor.elements())
     }
 
     fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<()> {
         let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
-        if tensor.shape != shape {
+        if !self.has_shape(tensor, shape) {
             let problem = format!("has shape {:?}, expected {shape:?}", tensor.shape);
             return Err(self.tensor_error(tensor, problem));
         }

@@ -56,6 +56,11 @@ impl Tensor {
         self.shape[..self.shape.len() - 1].iter().product()
     }
 
+    /// Bytes of what lies side by side: of a row, or of a column where it is transposed.
+    pub(crate) fn line_bytes(&self) -> usize {
+        if self.transposed { self.len / self.k() } else { self.row_bytes() }
+    }
+
     /// Bytes of one row; of a packed matrix, those that it had before.
     pub fn row_bytes(&self) -> usize {
         if self.is_packed() {

@@ -17,7 +17,7 @@ pub(super) const ROWS: &[Row] = &[
         act: Nonlinearity::GeluErf,
         act_names: &["gelu"],
         roped: Roped::All,
-        rope_part: 0.25,
+        partial_rope: Some(0.25),
         ffn_times: None,
         tied: false,
         names: &[
@@ -45,6 +45,7 @@ const GPT2: Row = Row {
     mlp: Mlp::Plain,
     learned_positions: true,
     act: Nonlinearity::GeluTanh,
+    expects: &[("scale_attn_weights", "true")],
     act_names: &["gelu_new", "gelu_pytorch_tanh", "gelu_fast"],
     roped: Roped::None,
     gguf_rope: RopeStyle::Halves,

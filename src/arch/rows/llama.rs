@@ -3,8 +3,10 @@
 use goldcrest_kernels::Nonlinearity;
 
 use super::{
-    Cap, Mlp, Multipliers, NormKind, Parallel, Places, QkNorm, Roped, Routing, Row, Scale, Windows,
+    Cap, Mlp, Multipliers, NormKind, Parallel, Places, QkNorm, Recurrence, Roped, Row, Scale,
+    Windows,
 };
+use crate::arch::experts::MIXTURE;
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -17,6 +19,17 @@ pub(super) const ROWS: &[Row] = &[
         ..LLAMA
     },
     MIXTRAL,
+    Row {
+        name: "ministral3",
+        gguf: "mistral3",
+        temperature: true,
+        windows: Windows::IfGiven,
+        theta: 1e6,
+        eps: 1e-5,
+        head_dim: Some(128),
+        kv_heads_default: false,
+        ..LLAMA
+    },
 ];
 
 pub(in crate::arch) const LLAMA: Row = Row {
@@ -32,8 +45,13 @@ pub(in crate::arch) const LLAMA: Row = Row {
     transposed: &[],
     qk_norm: QkNorm::None,
     gated_heads: false,
+    temperature: false,
+    recurrence: Recurrence::None,
+    sinks: false,
     norm: NormKind::Rms,
     norms: Places::Before,
+    ffn_norm: "ffn_norm",
+    output_norm: "output_norm",
     scale: Scale::HeadDim,
     attention_cap: Cap::Never,
     logit_cap: Cap::Never,
@@ -56,20 +74,22 @@ pub(in crate::arch) const LLAMA: Row = Row {
     roped: Roped::All,
     gguf_rope: RopeStyle::Pairs,
     json_rope: RopeStyle::Halves,
-    rope_part: 1.0,
+    partial_rope: None,
     theta: 10_000.0,
     eps: 1e-6,
     head_dim: None,
     ffn_times: None,
+    shared_ffn: false,
     kv_heads_default: true,
     tied: false,
+    expects: &[],
     names: &[],
 };
 
 /// In GGUF a llama with experts.
 const MIXTRAL: Row = Row {
     name: "mixtral",
-    experts: Some(Routing::Renormalised),
+    experts: Some(MIXTURE),
     windows: Windows::Mistral,
     theta: 1e6,
     eps: 1e-5,

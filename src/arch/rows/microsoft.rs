@@ -12,8 +12,10 @@ pub(super) const ROWS: &[Row] = &[
         gguf: "phi3",
         fused: true,
         windows: Windows::IfGiven,
+        partial_rope: Some(1.0),
         gguf_rope: RopeStyle::Halves,
         eps: 1e-5,
+        expects: &[("interpolate_factor", "1"), ("lm_head_bias", "false")],
         names: &[("self_attn.qkv_proj", "attn_qkv"), ("mlp.gate_up_proj", "ffn_up")],
         ..LLAMA
     },
@@ -32,7 +34,7 @@ pub(super) const ROWS: &[Row] = &[
         act: Nonlinearity::GeluTanh,
         act_names: &["gelu_new", "gelu_pytorch_tanh", "gelu_fast"],
         gguf_rope: RopeStyle::Halves,
-        rope_part: 0.5,
+        partial_rope: Some(0.5),
         eps: 1e-5,
         names: &[
             ("final_layernorm", "output_norm"),

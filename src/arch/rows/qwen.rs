@@ -1,6 +1,7 @@
 //! Qwen.
 
-use super::{LLAMA, QkNorm, Routing, Row, Windows};
+use super::{LLAMA, NormKind, QkNorm, Recurrence, Row, Windows};
+use crate::arch::experts::{MIXTURE, Mixture, Renormalise};
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -9,11 +10,15 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "qwen3_moe",
         gguf: "qwen3moe",
-        experts: Some(Routing::AsTheFileSays),
+        experts: Some(Mixture {
+            renormalise: Renormalise::AsTheFileSays { folder: false, gguf: true },
+            ..MIXTURE
+        }),
         head_dim: None,
         names: &[("mlp.gate", "ffn_gate_inp")],
         ..QWEN3
     },
+    QWEN3_5,
 ];
 
 const QWEN2: Row = Row {
@@ -33,4 +38,30 @@ const QWEN3: Row = Row {
     qk_norm: QkNorm::PerHead,
     head_dim: Some(128),
     ..QWEN2
+};
+
+/// And 3.6 and 3.8.
+const QWEN3_5: Row = Row {
+    name: "qwen3_5_text",
+    gguf: "qwen35",
+    recurrence: Recurrence::DeltaNet { tiled: true },
+    gated_heads: true,
+    norm: NormKind::RmsFromOne,
+    ffn_norm: "post_attention_norm",
+    windows: Windows::Llama,
+    partial_rope: Some(0.25),
+    head_dim: Some(256),
+    names: &[
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("linear_attn.in_proj_qkv", "attn_qkv"),
+        ("linear_attn.in_proj_z", "attn_gate"),
+        ("linear_attn.in_proj_b", "ssm_beta"),
+        ("linear_attn.in_proj_a", "ssm_alpha"),
+        ("linear_attn.conv1d", "ssm_conv1d"),
+        ("linear_attn.A_log", "ssm_a"),
+        ("linear_attn.dt_bias", "ssm_dt.bias"),
+        ("linear_attn.norm", "ssm_norm"),
+        ("linear_attn.out_proj", "ssm_out"),
+    ],
+    ..QWEN3
 };

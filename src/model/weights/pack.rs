@@ -63,11 +63,11 @@ pub(super) fn pack_batch(
     out: &mut [u8],
 ) -> Result<()> {
     pack_panels(checkpoint, run, first, out)?;
-    for source in run.sources.iter().filter(|source| !source.tensor.transposed) {
+    for source in &run.sources {
         let panels = first..first + out.len() / run.stride;
         let end = (panels.end * PANEL_ROWS).min(source.matrix.rows);
         for rows in source.runs(panels.start * PANEL_ROWS..end) {
-            let row = source.tensor.row_bytes();
+            let row = source.tensor.line_bytes();
             checkpoint.release(source.tensor, rows.start * row..rows.end * row);
         }
     }

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use goldcrest_kernels::{Format, PANEL_ROWS};
 
+mod recurrent;
+
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Tensor, check_finite};
@@ -21,8 +23,10 @@ const SMALL: usize = 16 * PAGE;
 /// One matrix's way from the file to the buffer.
 pub(super) struct Source<'a> {
     pub(super) tensor: &'a Tensor,
-    /// The matrix's rows in the tensor, which may hold those of all experts.
+    /// The matrix's rows in the tensor, which may hold those of all experts: or its columns, in the
+    /// transposed matrix that begins at a row of the tensor.
     map: RowMap,
+    transposed: Option<usize>,
     /// The matrix's own name: the tensor's, or that of one expert.
     pub(super) name: String,
     /// The format in the file.
@@ -36,10 +40,16 @@ impl Source<'_> {
         self.map.row(row)
     }
 
-    /// Rows `rows` of the matrix, as runs of the tensor's.
+    /// Rows `rows` of the matrix, as runs of the tensor's. Of a transposed matrix the last row has
+    /// all.
     pub(super) fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         let mut at = rows.start;
         std::iter::from_fn(move || {
+            if let Some(first) = self.transposed {
+                let last = at < rows.end && rows.end == self.matrix.rows;
+                at = rows.end;
+                return last.then(|| first..first + self.matrix.k);
+            }
             let len = (self.map.run - at % self.map.run).min(rows.end.checked_sub(at)?);
             let first = self.row(at);
             at += len;
@@ -54,8 +64,8 @@ impl Source<'_> {
         rows: Range<usize>,
         room: &'b mut Vec<u8>,
     ) -> &'b [u8] {
-        if self.tensor.transposed {
-            self.gather_transposed(data, rows, room);
+        if let Some(first) = self.transposed {
+            self.gather(data, first, rows, room);
             return room;
         }
         let bytes = self.tensor.row_bytes();
@@ -69,20 +79,15 @@ impl Source<'_> {
         runs.for_each(|run| room.extend_from_slice(of(run)));
         room
     }
-}
 
-impl Source<'_> {
-    /// Rows of a tensor that has its columns one after another.
-    fn gather_transposed(&self, data: &[u8], rows: Range<usize>, room: &mut Vec<u8>) {
-        let bytes = self.from.block_bytes();
-        let (height, k) = (self.tensor.rows(), self.tensor.k());
+    /// Rows `rows` of the matrix whose transpose begins at row `first` of the tensor.
+    fn gather(&self, data: &[u8], first: usize, rows: Range<usize>, room: &mut Vec<u8>) {
+        let (size, bytes) = (self.from.block_bytes(), self.tensor.line_bytes());
+        let columns = &data[first * bytes..][..self.matrix.k * bytes];
         room.clear();
-        room.resize(rows.len() * k * bytes, 0);
-        for (column, data) in data.chunks_exact(height * bytes).enumerate() {
-            for (out, row) in room.chunks_exact_mut(k * bytes).zip(rows.clone()) {
-                let from = &data[self.row(row) * bytes..][..bytes];
-                out[column * bytes..][..bytes].copy_from_slice(from);
-            }
+        for row in rows {
+            let at = self.row(row) * size;
+            columns.chunks_exact(bytes).for_each(|k| room.extend_from_slice(&k[at..at + size]));
         }
     }
 }
@@ -168,6 +173,8 @@ impl<'a> Plan<'a> {
             pre: self.optional_norm(branch.pre.as_ref())?,
             mixer: match &branch.mixer {
                 Mixer::Attention(mixer) => Mixer::Attention(Box::new(self.attention(mixer)?)),
+                Mixer::DeltaNet(mixer) => Mixer::DeltaNet(Box::new(self.delta_net(mixer)?)),
+                Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
                 Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
                 Mixer::Experts(mixer) => Mixer::Experts(self.experts(mixer)?),
                 Mixer::LayerInput(mixer) => Mixer::LayerInput(LayerInput {
@@ -206,7 +213,8 @@ impl<'a> Plan<'a> {
     }
 
     fn attention(&mut self, mixer: &Attention<Named>) -> Result<Attention<Loaded>> {
-        let Attention { heads, kept, norms_whole, gated, rope, .. } = *mixer;
+        let Attention { heads, kept, norms_whole, norms_last, temperature, gated, rope, .. } =
+            *mixer;
         Ok(Attention {
             q: self.linear(&mixer.q)?,
             q_norm: self.optional_norm(mixer.q_norm.as_ref())?,
@@ -215,7 +223,10 @@ impl<'a> Plan<'a> {
             heads,
             kept,
             norms_whole,
+            norms_last,
+            temperature,
             gated,
+            sinks: self.optional_vector(mixer.sinks.as_ref())?,
             rope,
         })
     }
@@ -246,17 +257,33 @@ impl<'a> Plan<'a> {
                 ])
             }
         };
-        Ok(Dense { ffn: mixer.ffn, act: mixer.act, up, down: self.linear(&mixer.down)? })
+        Ok(Dense {
+            ffn: mixer.ffn,
+            act: mixer.act,
+            up,
+            down: self.linear(&mixer.down)?,
+            gate: mixer.gate.as_ref().map(|gate| self.as_it_is(gate)).transpose()?,
+        })
     }
 
     fn experts(&mut self, mixer: &Experts<Named>) -> Result<Experts<Loaded>> {
-        let router = self.as_it_is(&mixer.router)?;
+        let router = Linear {
+            matrix: self.as_it_is(&mixer.router.matrix)?,
+            bias: self.optional_vector(mixer.router.bias.as_ref())?,
+        };
+        let choice_bias = self.optional_vector(mixer.choice_bias.as_ref())?;
+        let biases = match &mixer.biases {
+            Some([gate, up, down]) => {
+                Some([self.vector(gate)?, self.vector(up)?, self.vector(down)?])
+            }
+            None => None,
+        };
         let before = self.end;
         let bank = (0..mixer.count).map(|i| self.expert(&mixer.bank, i)).collect::<Result<_>>()?;
         let all = (self.end - before) as u64;
         self.idle += all - all * mixer.used as u64 / mixer.count as u64;
-        let Experts { count, used, ffn, act, renormalise, .. } = *mixer;
-        Ok(Experts { count, used, ffn, act, renormalise, router, bank })
+        let Experts { count, used, ffn, gating, selection, .. } = *mixer;
+        Ok(Experts { count, used, ffn, gating, selection, router, choice_bias, bank, biases })
     }
 
     fn expert(&mut self, [gate, up, down]: &[Slot; 3], index: usize) -> Result<Expert> {
@@ -321,14 +348,36 @@ impl<'a> Plan<'a> {
     fn slot(&self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
         let name = slot.name.clone();
         match self.checkpoint.part_of(slot) {
+            Some(part) if part.transposed => {
+                let source = self.source(&part.tensor, part.rows, &slot.shape, name, quantize)?;
+                self.transposed(source, 0)
+            }
             Some(part) => self.source(&part.tensor, part.rows, &slot.shape, name, quantize),
             None => self.source(&slot.name, RowMap::from(0), &slot.shape, name, quantize),
         }
     }
 
+    /// The same with the matrix transposed, from row `first` of the tensor on.
+    fn transposed(&self, source: Source<'a>, first: usize) -> Result<Source<'a>> {
+        if !matches!(source.from, Format::F32 | Format::F16 | Format::BF16) {
+            let problem = "is quantised along the wrong dimension";
+            return Err(self.checkpoint.tensor_error(source.tensor, problem));
+        }
+        Ok(Source { transposed: Some(first), ..source })
+    }
+
     /// The matrix of one expert: of a tensor that holds those of all, or a tensor of its own.
     fn one_of(&self, slot: &Slot, expert: usize) -> Result<Source<'a>> {
         let (name, shape) = (slot.expert_name(expert), &slot.shape[1..]);
+        if let Some(part) = self.checkpoint.part_of(slot) {
+            if part.transposed {
+                let source = self.source(&part.tensor, part.rows, shape, name, self.quantize)?;
+                return self.transposed(source, expert * shape[1]);
+            }
+            // Whole runs are an expert's.
+            let map = RowMap { first: part.rows.row(expert * shape[0]), ..part.rows };
+            return self.source(&part.tensor, map, shape, name, self.quantize);
+        }
         if self.checkpoint.tensor(&slot.name).is_some() {
             let rows = RowMap::from(expert * shape[0]);
             return self.source(&slot.name, rows, shape, name, self.quantize);
@@ -346,10 +395,6 @@ impl<'a> Plan<'a> {
     ) -> Result<Source<'a>> {
         let (tensor, from) = self.find(tensor)?;
         let (rows, k) = (shape[0], shape[1]);
-        if tensor.transposed && from.block_len() != 1 {
-            let problem = "is quantised and transposed, which is not supported";
-            return Err(self.checkpoint.tensor_error(tensor, problem));
-        }
         // What is quantised already stays: a second rounding would only lose. So does a width
         // that the format cannot divide, as in the files of llama.cpp.
         let float = matches!(from, Format::F32 | Format::F16 | Format::BF16);
@@ -360,7 +405,8 @@ impl<'a> Plan<'a> {
             ));
         }
         let matrix = Matrix { format, rows, k, offset: 0, stride: 0 };
-        Ok(Source { tensor, map, name, from, matrix })
+        let source = Source { tensor, map, transposed: None, name, from, matrix };
+        if tensor.transposed { self.transposed(source, 0) } else { Ok(source) }
     }
 
     /// Places the sources side by side and returns their matrices. Those of a packed file have their
@@ -405,13 +451,14 @@ impl<'a> Plan<'a> {
     fn vector(&mut self, slot: &Slot) -> Result<Vec<f32>> {
         let part = self.checkpoint.part_of(slot);
         let (tensor, format) = self.find(part.map_or(&slot.name, |part| &part.tensor))?;
-        // One that is in parts, or that two branches read, is of several slots.
+        // Parts share a tensor, and branches a norm.
         if !self.vectors.iter().any(|other| std::ptr::eq(*other, tensor)) {
             self.vectors.push(tensor);
         }
         let mut values = values(self.checkpoint, tensor, format)?;
         if let Some(part) = part {
-            values = (0..slot.shape[0]).map(|row| values[part.rows.row(row)]).collect();
+            values =
+                (0..slot.shape.iter().product()).map(|row| values[part.rows.row(row)]).collect();
         }
         if slot.plus != 0.0 {
             values.iter_mut().for_each(|x| *x += slot.plus);
