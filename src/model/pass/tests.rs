@@ -41,7 +41,7 @@ fn engine(
     let spec = checkpoint.spec(&checkpoint.decoder().unwrap()).unwrap();
     let watch = Watch { progress: &|_, _| (), cancel: &CancelToken::default() };
     let weights = Weights::load(checkpoint, &spec, None::<Format>, &watch).unwrap();
-    (Graph::new(weights, kernels).unwrap(), Engine::new(Team::new(threads).unwrap()))
+    (Graph::new(weights, kernels, CONTEXT).unwrap(), Engine::new(Team::new(threads).unwrap()))
 }
 
 fn start(graph: &Graph) -> Run {
