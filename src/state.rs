@@ -2,7 +2,6 @@
 
 use goldcrest_kernels::{CHUNK, KvLayout, KvType};
 
-use crate::config::Config;
 use crate::error::{Result, input_error};
 use crate::load::Buffer;
 use crate::model::BATCH;
@@ -147,9 +146,9 @@ fn block_bytes(layout: KvLayout, n_kv_heads: usize) -> Option<usize> {
 }
 
 /// Bytes of keys and values of a whole context; `None` where they do not fit a `usize`.
-pub(crate) fn kv_bytes(config: &Config, ty: KvType, context: usize) -> Option<usize> {
-    let of_layer = |&window: &Option<usize>| {
-        block_bytes(layout(config.head_dim, window, ty, context)?, config.n_kv_heads)
+pub(crate) fn kv_bytes<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Option<usize> {
+    let of_block = |heads: Heads| {
+        block_bytes(layout(heads.head_dim, heads.window, ty, context)?, heads.n_kv_heads)
     };
-    config.windows.iter().map(of_layer).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
+    spec.attentions().map(of_block).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }

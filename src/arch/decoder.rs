@@ -1,7 +1,7 @@
 //! Decoders: from the keys of a file to their numbers, and from those to their blocks. [`Row`] tells
 //! one model from another.
 
-use super::attention::{head_dim, kv_heads, softcap};
+use super::attention::{Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap};
 use super::experts;
 use super::feed_forward::FeedForward;
 use super::keys::{self, Keys};
@@ -12,7 +12,9 @@ use super::windows::windows;
 use super::{Source, unknown};
 use crate::config::{Config, limits};
 use crate::error::{Result, config_error};
-use crate::spec::{Block, Branch, Linear, Logits, Mixer, Named, Norm, Slots, Spec};
+use crate::spec::{
+    Block, Branch, LayerInput, LayerInputs, Linear, Logits, Mixer, Named, Norm, Slots, Spec,
+};
 
 /// A decoder's numbers.
 #[derive(Debug)]
@@ -22,10 +24,20 @@ pub(crate) struct Decoder {
     /// The factor on the products of queries and keys, and the cap on them.
     pub(super) scale: f32,
     pub(super) cap: Option<f32>,
+    pub(super) global: Option<Global>,
+    pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
+    layer_inputs: Option<LayerWidths>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
     logits: Logits,
+}
+
+/// Sizes of [`LayerInputs`].
+#[derive(Debug)]
+struct LayerWidths {
+    width: usize,
+    vocab: usize,
 }
 
 impl Decoder {
@@ -39,34 +51,41 @@ impl Decoder {
         let head_dim = head_dim(keys, row, hidden, n_heads)?;
         let n_layers = keys.need(keys::LAYERS)?;
         let context_length = keys.need(keys::CONTEXT)?;
+        let windows = windows(keys, row, n_layers)?;
         let (rope, local_rope) = ropes(source, row, head_dim, context_length)?;
         let config = Config {
             arch: row.name,
             vocab_size: vocab_size(source)?,
             hidden,
-            ffn: keys.need(keys::FFN)?,
+            ffn: keys
+                .per_layer(keys::FFN, n_layers)?
+                .ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))?[0],
             n_layers,
             n_heads,
-            n_kv_heads: kv_heads(keys, row, n_heads)?,
+            n_kv_heads: kv_heads(keys, row, n_heads, &windows)?,
             head_dim,
+            global_head_dim: global_head_dim(keys, row)?,
             context_length,
             norm_eps: norm_eps(keys, row)?,
             rope,
             local_rope,
-            windows: windows(keys, row, n_layers)?,
+            windows,
             experts: row.experts.map(|_| experts::numbers(keys)).transpose()?,
         };
         config.check()?;
         Ok(Self {
             row,
             scale: super::attention::scale(keys, row, &config)?,
-            cap: softcap(keys, row, keys::ATTENTION_CAP, 50.0)?,
+            cap: softcap(keys, row.attention_cap, keys::ATTENTION_CAP)?,
+            global: Global::read(keys, &config)?,
+            shared_keys: shared_keys(keys, row, &config)?,
             feed_forward: FeedForward::read(keys, row, &config)?,
+            layer_inputs: layer_inputs(keys, row, &config)?,
             norms_plus: match keys {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
             },
-            logits: Logits { scale: 1.0, cap: softcap(keys, row, keys::LOGIT_CAP, 30.0)? },
+            logits: Logits { scale: 1.0, cap: softcap(keys, row.logit_cap, keys::LOGIT_CAP)? },
             config,
         })
     }
@@ -83,6 +102,8 @@ impl Decoder {
         let (embed, head) =
             if tied { (None, embed) } else { (Some(embed), slots.matrix("output", &table)?) };
         let norm = self.norm(slots, "output_norm", hidden)?;
+        let layer_inputs = self.layer_inputs.as_ref();
+        let layer_inputs = layer_inputs.map(|widths| self.inputs(slots, widths)).transpose()?;
         let mut blocks = Vec::new();
         for layer in 0..n_layers {
             self.layer(slots.layer(layer), layer, &mut blocks)?;
@@ -91,6 +112,7 @@ impl Decoder {
             vocab,
             hidden,
             embed,
+            layer_inputs,
             embed_scale: if self.row.scaled_embedding { (hidden as f32).sqrt() } else { 1.0 },
             ropes: [&self.config.rope]
                 .into_iter()
@@ -115,10 +137,49 @@ impl Decoder {
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
             Ok(vec![Mixer::Attention(Box::new(self.attention(slots, layer, kept)?))])
         })?);
-        blocks.push(self.block(slots, ("ffn_norm", "post_ffw_norm"), |slots| {
+        blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
         })?);
+        if let Some(LayerWidths { width, .. }) = self.layer_inputs {
+            blocks.push(self.layer_input(slots, layer, width)?);
+        }
+        if let Some(last) = blocks.last_mut().filter(|_| self.row.layer_scale) {
+            last.scale = Some(slots.tensor("layer_output_scale.weight", &[1], 0.0)?);
+        }
         Ok(())
+    }
+
+    /// The block of a layer that brings in its input.
+    fn layer_input(
+        &self,
+        slots: &mut Slots<'_>,
+        layer: usize,
+        width: usize,
+    ) -> Result<Block<Named>> {
+        let hidden = self.config.hidden;
+        let gate = slots.matrix("inp_gate", &[width, hidden])?;
+        let projection = self.linear(slots, "proj", &[hidden, width], false)?;
+        let mixer = Mixer::LayerInput(LayerInput { layer, act: self.row.act, gate, projection });
+        let post = Some(self.norm(slots, "post_norm", hidden)?);
+        let branches = vec![Branch { pre: None, mixer, post: None }];
+        Ok(Block { branches, post, factor: 1.0, scale: None })
+    }
+
+    fn inputs(
+        &self,
+        slots: &mut Slots<'_>,
+        &LayerWidths { width, vocab }: &LayerWidths,
+    ) -> Result<LayerInputs<Named>> {
+        let Config { hidden, n_layers: layers, .. } = self.config;
+        let all = layers * width;
+        Ok(LayerInputs {
+            width,
+            layers,
+            vocab,
+            table: slots.matrix("per_layer_token_embd", &[vocab, all])?,
+            projection: slots.matrix("per_layer_model_proj", &[all, hidden])?,
+            norm: self.norm(slots, "per_layer_proj_norm", width)?,
+        })
     }
 
     /// A block with its norms where the model has them. Its branches all read what the first norm
@@ -164,9 +225,23 @@ impl Decoder {
 fn keeps(block: &Block<Named>) -> bool {
     let keeps = |mixer: &Mixer<Named>| match mixer {
         Mixer::Attention(attention) => attention.kv.is_some(),
-        Mixer::Dense(_) | Mixer::Experts(_) => false,
+        Mixer::Dense(_) | Mixer::Experts(_) | Mixer::LayerInput(_) => false,
     };
     block.branches.iter().any(|branch| keeps(&branch.mixer))
+}
+
+fn layer_inputs(keys: Keys, row: &Row, config: &Config) -> Result<Option<LayerWidths>> {
+    let width = if row.layer_inputs { keys.count(keys::LAYER_INPUT)? } else { None };
+    let default = (row.layer_inputs && matches!(keys, Keys::Json(_))).then_some(256);
+    let Some(width) = width.or(default).filter(|&width| width > 0) else { return Ok(None) };
+    if width.saturating_mul(config.n_layers) > limits::WIDTH {
+        return Err(keys.error(keys::LAYER_INPUT, format_args!("is {width}, which is too wide")));
+    }
+    let vocab = match keys {
+        Keys::Json(_) => keys.size(keys::LAYER_INPUT_VOCAB)?,
+        Keys::Gguf { .. } => None,
+    };
+    Ok(Some(LayerWidths { width, vocab: vocab.unwrap_or(config.vocab_size) }))
 }
 
 fn find(keys: Keys) -> Result<&'static Row> {

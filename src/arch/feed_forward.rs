@@ -1,5 +1,6 @@
 //! Feed-forward layers, dense or of experts.
 
+use super::attention::shared_keys;
 use super::decoder::Decoder;
 use super::experts::Mixtures;
 use super::keys::{self, Keys};
@@ -12,6 +13,8 @@ use crate::spec::{Dense, Fused, Linear, Mixer, Named, RowMap, Slots, Up};
 #[derive(Debug)]
 pub(super) struct FeedForward {
     mixtures: Option<Mixtures>,
+    /// Width of each layer, where it is dense.
+    widths: Vec<usize>,
     /// Layers without experts in a mixture.
     dense: Vec<usize>,
     /// The first so many have none.
@@ -27,7 +30,8 @@ impl FeedForward {
         let mixtures =
             mixtures.map(|(mixture, numbers)| Mixtures::read(keys, row, mixture, numbers));
         let dense_first = keys.count(keys::DENSE_FIRST)?.unwrap_or(0);
-        Ok(Self { mixtures: mixtures.transpose()?, dense, dense_first, sparse_step })
+        let widths = widths(keys, row, config)?;
+        Ok(Self { mixtures: mixtures.transpose()?, widths, dense, dense_first, sparse_step })
     }
 
     fn has_experts(&self, layer: usize) -> bool {
@@ -51,12 +55,12 @@ impl Decoder {
                 let shared = self.shared_expert(slots, mixtures)?.map(Mixer::Dense);
                 Ok(std::iter::once(routed).chain(shared).collect())
             }
-            _ => Ok(vec![Mixer::Dense(self.dense(slots)?)]),
+            _ => Ok(vec![Mixer::Dense(self.dense(slots, self.feed_forward.widths[layer])?)]),
         }
     }
 
-    fn dense(&self, slots: &mut Slots<'_>) -> Result<Dense<Named>> {
-        let Config { hidden, ffn, .. } = self.config;
+    fn dense(&self, slots: &mut Slots<'_>, ffn: usize) -> Result<Dense<Named>> {
+        let hidden = self.config.hidden;
         let Row { act, mlp, mlp_bias, fused, .. } = *self.row;
         let up = match mlp {
             Mlp::Plain => Up::Plain(self.linear(slots, "ffn_up", &[ffn, hidden], mlp_bias)?),
@@ -77,6 +81,21 @@ impl Decoder {
         let down = self.linear(slots, "ffn_down", &[hidden, ffn], mlp_bias)?;
         Ok(Dense { ffn, act, up, down, gate: None })
     }
+}
+
+/// The width of each layer: GGUF may have an array; in a folder those that share keys may be twice as
+/// wide.
+fn widths(keys: Keys, row: &Row, config: &Config) -> Result<Vec<usize>> {
+    let n_layers = config.n_layers;
+    let mut widths = keys.per_layer(keys::FFN, n_layers)?.unwrap_or_default();
+    if let Keys::Json(json) = keys
+        && row.shared_keys
+        && json.bool("use_double_wide_mlp")?.unwrap_or(false)
+    {
+        let own = n_layers - shared_keys(keys, row, config)?;
+        widths.iter_mut().skip(own).for_each(|width| *width *= 2);
+    }
+    Ok(widths)
 }
 
 /// The layers of a mixture that are dense, and that experts come every so many layers.

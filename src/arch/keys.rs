@@ -80,6 +80,18 @@ pub(super) const SWIGLU_LIMIT: Key = key("swiglu_clamp_exp", &["swiglu_limit"]);
 pub(super) const ATTENTION_CAP: Key = key("attn_logit_softcapping", &["attn_logit_softcapping"]);
 pub(super) const LOGIT_CAP: Key = key("final_logit_softcapping", &["final_logit_softcapping"]);
 
+pub(super) const LOCAL_HEAD_DIM: Size =
+    size("attention.key_length_swa", &["head_dim"], limits::HEAD_DIM);
+pub(super) const LOCAL_ROPE_DIM: Size = size("rope.dimension_count_swa", &[], limits::HEAD_DIM);
+/// GGUF has it as the head dimension; of layers without a window.
+pub(super) const GLOBAL_HEAD_DIM: Size =
+    size("attention.key_length", &["global_head_dim"], limits::HEAD_DIM);
+pub(super) const SHARED_KEYS: Key = key("attention.shared_kv_layers", &["num_kv_shared_layers"]);
+/// 0 for none.
+pub(super) const LAYER_INPUT: Key =
+    key("embedding_length_per_layer_input", &["hidden_size_per_layer_input"]);
+pub(super) const LAYER_INPUT_VOCAB: Size = size("", &["vocab_size_per_layer_input"], limits::VOCAB);
+
 /// Where the values are.
 #[derive(Clone, Copy)]
 pub(crate) enum Keys<'a> {
@@ -155,14 +167,35 @@ impl<'a> Keys<'a> {
         number.map(usize::try_from).transpose().map_err(|_| self.error(key, "is out of range"))
     }
 
-    /// A count from 1 on.
-    pub(super) fn size(self, Size { key, max }: Size) -> Result<Option<usize>> {
-        match self.count(key)? {
-            Some(size) if !(1..=max).contains(&size) => {
-                Err(self.error(key, format_args!("is {size}, not 1 to {max}")))
+    /// A count of each layer: a number for all, or in GGUF an array.
+    pub(super) fn per_layer(self, size: Size, layers: usize) -> Result<Option<Vec<usize>>> {
+        if let Self::Gguf { metadata, .. } = self
+            && let Some(Value::Array(array)) = metadata.get(&self.name(size.key))
+        {
+            let all = array.to_u64s().unwrap_or_default();
+            if all.len() != layers {
+                return Err(self.error(
+                    size.key,
+                    format_args!("has not a number for each of {layers} layers"),
+                ));
             }
-            size => Ok(size),
+            let checked =
+                all.into_iter().map(|n| self.checked(size, n.try_into().unwrap_or(usize::MAX)));
+            return checked.collect::<Result<_>>().map(Some);
         }
+        Ok(self.size(size)?.map(|n| vec![n; layers]))
+    }
+
+    fn checked(self, Size { key, max }: Size, size: usize) -> Result<usize> {
+        if (1..=max).contains(&size) {
+            return Ok(size);
+        }
+        Err(self.error(key, format_args!("is {size}, not 1 to {max}")))
+    }
+
+    /// A count from 1 on.
+    pub(super) fn size(self, size: Size) -> Result<Option<usize>> {
+        self.count(size.key)?.map(|count| self.checked(size, count)).transpose()
     }
 
     pub(super) fn need(self, size: Size) -> Result<usize> {

@@ -2,7 +2,7 @@
 
 use goldcrest_kernels::Nonlinearity;
 
-use super::{Mlp, NormKind, Places, QkNorm, Row, Scale, Windows};
+use super::{Cap, Mlp, NormKind, Places, QkNorm, Row, Scale, Windows};
 use crate::arch::experts::MIXTURE;
 use crate::config::RopeStyle;
 
@@ -31,8 +31,15 @@ pub(in crate::arch) const LLAMA: Row = Row {
     sinks: false,
     norm: NormKind::Rms,
     norms: Places::Before,
+    ffn_norm: "ffn_norm",
     scale: Scale::HeadDim,
-    softcaps: false,
+    attention_cap: Cap::Never,
+    logit_cap: Cap::Never,
+    v_norm: false,
+    global_heads: false,
+    shared_keys: false,
+    layer_inputs: false,
+    layer_scale: false,
     mlp: Mlp::Gated,
     scaled_embedding: false,
     act: Nonlinearity::Silu,

@@ -5,9 +5,7 @@
 
 mod routes;
 
-use goldcrest_kernels::{
-    Activation, Format, Kernels, PANEL_ROWS, Place, Rows as Activations, Tile,
-};
+use goldcrest_kernels::{Activation, Format, PANEL_ROWS, Place, Rows as Activations, Tile};
 
 use super::Walk;
 use super::needs::{Kinds, Rows, slot};

@@ -10,6 +10,7 @@
 mod attention;
 mod dense;
 mod experts;
+mod layer_input;
 mod needs;
 mod product;
 mod rope;
@@ -157,6 +158,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn run(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
         self.embed(w)?;
+        if let Some(inputs) = &self.graph.spec().layer_inputs {
+            self.layer_inputs(w, lane, inputs)?;
+        }
         for block in &self.graph.spec().blocks {
             for (index, branch) in block.branches.iter().enumerate() {
                 let at = At { block, index };
@@ -164,6 +168,7 @@ impl Walk<'_> {
                     Mixer::Attention(mixer) => self.attention(w, lane, at, mixer)?,
                     Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,
                     Mixer::Experts(mixer) => self.experts(w, lane, at, mixer)?,
+                    Mixer::LayerInput(mixer) => self.layer_input(w, lane, at, mixer)?,
                 }
                 if self.cancelled.load(Ordering::Relaxed) {
                     return Ok(());
