@@ -29,6 +29,8 @@ pub struct Config {
     pub(crate) n_heads: usize,
     pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// Of the layers without a window, where it is another one.
+    pub(crate) global_head_dim: Option<usize>,
     pub(crate) context_length: usize,
     pub(crate) norm_eps: f32,
     pub(crate) rope: Rope,
@@ -91,6 +93,11 @@ impl Config {
         self.head_dim
     }
 
+    /// Width of one head in the layers without a window, where it is another one.
+    pub fn global_head_dim(&self) -> Option<usize> {
+        self.global_head_dim
+    }
+
     /// The longest context that the model was made for, in tokens.
     pub fn context_length(&self) -> usize {
         self.context_length
@@ -150,8 +157,11 @@ impl Config {
         {
             return Err(config_error(format!("{used} of {count} experts for a token")));
         }
+        if self.global_head_dim.is_some_and(|dim| dim == 0 || !dim.is_multiple_of(2)) {
+            return Err(config_error("the head dimension of layers without a window is not even"));
+        }
         self.local_rope.iter().try_for_each(|rope| rope.check(*head_dim))?;
-        rope.check(*head_dim)
+        rope.check(self.global_head_dim.unwrap_or(*head_dim))
     }
 }
 

@@ -100,6 +100,8 @@ pub(crate) struct Spec<S: Stage> {
     pub(crate) embed: Option<S::Rows>,
     /// A factor on the embedding.
     pub(crate) embed_scale: f32,
+    /// What each layer gets of a token beside the residual stream.
+    pub(crate) layer_inputs: Option<LayerInputs<S>>,
     /// The rotations that [`Attention::rope`] chooses from.
     pub(crate) ropes: Vec<Rope>,
     pub(crate) blocks: Vec<Block<S>>,
@@ -107,6 +109,23 @@ pub(crate) struct Spec<S: Stage> {
     /// `[vocab, hidden]`
     pub(crate) head: Linear<S>,
     pub(crate) logits: Logits,
+}
+
+/// For each layer: (norm(projection(x) / sqrt(hidden)) + sqrt(width) * table) / sqrt(2), where x is the
+/// token's embedding.
+#[derive(Debug)]
+pub(crate) struct LayerInputs<S: Stage> {
+    /// Of one layer.
+    pub(crate) width: usize,
+    pub(crate) layers: usize,
+    /// Tokens of the table: those beyond it have what the first has.
+    pub(crate) vocab: usize,
+    /// `[vocab, layers * width]`
+    pub(crate) table: S::Rows,
+    /// `[layers * width, hidden]`
+    pub(crate) projection: S::Matrix,
+    /// Over each `width`.
+    pub(crate) norm: Norm<S>,
 }
 
 /// What is done to the head's products.
@@ -143,7 +162,7 @@ impl<S: Stage> Spec<S> {
             Mixer::ShortConv(mixer) => {
                 Some([mixer.conv.tail(mixer.tasks() * ShortConv::<S>::CHANNELS), 0])
             }
-            Mixer::Attention(_) | Mixer::Dense(_) | Mixer::Experts(_) => None,
+            _ => None,
         })
     }
 }
@@ -186,6 +205,18 @@ pub(crate) enum Mixer<S: Stage> {
     ShortConv(ShortConv<S>),
     Dense(Dense<S>),
     Experts(Experts<S>),
+    LayerInput(LayerInput<S>),
+}
+
+/// projection(act(gate(x)) * the layer's input)
+#[derive(Debug)]
+pub(crate) struct LayerInput<S: Stage> {
+    pub(crate) layer: usize,
+    pub(crate) act: Nonlinearity,
+    /// `[width, hidden]`
+    pub(crate) gate: S::Matrix,
+    /// `[hidden, width]`
+    pub(crate) projection: Linear<S>,
 }
 
 /// A matrix and what is added to its product.
@@ -313,6 +344,7 @@ pub(crate) struct Slots<'v> {
     visit: &'v mut dyn FnMut(&Slot) -> Result<()>,
     has: &'v dyn Fn(&str) -> bool,
     prefix: String,
+    unused: Vec<String>,
 }
 
 impl<'v> Slots<'v> {
@@ -321,7 +353,17 @@ impl<'v> Slots<'v> {
         visit: &'v mut dyn FnMut(&Slot) -> Result<()>,
         has: &'v dyn Fn(&str) -> bool,
     ) -> Self {
-        Self { visit, has, prefix: String::new() }
+        Self { visit, has, prefix: String::new(), unused: Vec::new() }
+    }
+
+    /// Says that a model has no use for this tensor, which some of its files have.
+    pub(crate) fn unused(&mut self, part: &str) {
+        self.unused.push(format!("{}{part}", self.prefix));
+    }
+
+    /// The tensors that a model has no use for.
+    pub(crate) fn into_unused(self) -> Vec<String> {
+        self.unused
     }
 
     /// Whether the file has this tensor: where nothing else says what a model is made of.

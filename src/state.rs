@@ -2,7 +2,6 @@
 
 use goldcrest_kernels::{CHUNK, KvLayout, KvType};
 
-use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, input_error};
 use crate::load::Buffer;
 use crate::model::BATCH;
@@ -257,10 +256,14 @@ fn block_bytes(layout: KvLayout, n_kv_heads: usize) -> Option<usize> {
     layout.k_bytes().checked_add(layout.v_bytes())?.checked_mul(n_kv_heads)
 }
 
-/// Bytes of keys and values of a whole context; `None` where they do not fit a `usize`.
-pub(crate) fn kv_bytes(config: &Config, ty: KvType, context: usize) -> Option<usize> {
-    let of_layer = |&window: &Option<usize>| {
-        block_bytes(layout(config.head_dim, window, ty, context)?, config.n_kv_heads)
+/// Bytes of the state of a whole context; `None` where they do not fit a `usize`.
+pub(crate) fn state_bytes<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Option<usize> {
+    let of_block = |heads: Heads| {
+        block_bytes(layout(heads.head_dim, heads.window, ty, context)?, heads.n_kv_heads)
     };
-    config.windows.iter().map(of_layer).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
+    // Before a pass and after it.
+    let of_part = |numbers: usize| numbers.checked_mul(2 * size_of::<f32>());
+    let recurrent = spec.recurrences().flatten().map(of_part);
+    let mut all = spec.attentions().map(of_block).chain(recurrent);
+    all.try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }

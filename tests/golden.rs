@@ -22,6 +22,8 @@ const CASES: &[&str] = &[
     "gemma2_head_scale",
     "gemma3_7l",
     "gemma3_p4",
+    "gemma4",
+    "gemma4_aligned",
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",
@@ -30,10 +32,10 @@ const CASES: &[&str] = &[
 ];
 
 /// Of multimodal models.
-const WRAPPED: &[&str] = &["gemma3_7l", "qwen3_5"];
+const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
-const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "qwen3_moe"];
+const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "gemma4", "qwen3_moe"];
 
 /// Of experts.
 const MIXTURES: &[&str] = &["qwen3_moe", "qwen3_moe_sparse", "mixtral"];
@@ -141,7 +143,9 @@ fn eight_bit_keys_and_values_are_close() {
         let error = relative_rmse(&ours, &logits(&load(&folder, KvType::F32), &golden));
         eprintln!("{case}: q8_0 KV {error:.5}");
         // In a mixture a small change of a row can choose other experts for it.
-        let bound = if MIXTURES.contains(case) { 0.1 } else { 0.02 };
+        // Gemma 4 does not scale its scores down, and with them errors of keys.
+        let coarse = MIXTURES.contains(case) || case.starts_with("gemma4");
+        let bound = if coarse { 0.1 } else { 0.02 };
         assert!(error < bound, "{case}: {error}");
     }
 }

@@ -1,7 +1,7 @@
 //! Decoders: from the keys of a file to their numbers, and from those to their blocks. [`Row`] tells
 //! one model from another.
 
-use super::attention::{head_dim, kv_heads, softcap};
+use super::attention::{Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap};
 use super::feed_forward::{FeedForward, experts};
 use super::keys::{self, Keys};
 use super::recurrent::{Recurrent, adjusted_ffn};
@@ -12,7 +12,9 @@ use super::windows::windows;
 use super::{Source, unknown};
 use crate::config::{Config, limits};
 use crate::error::{Result, config_error};
-use crate::spec::{Block, Branch, Linear, Logits, Mixer, Named, Norm, Slots, Spec};
+use crate::spec::{
+    Block, Branch, LayerInput, LayerInputs, Linear, Logits, Mixer, Named, Norm, Slots, Spec,
+};
 
 /// A decoder's numbers.
 #[derive(Debug)]
@@ -22,11 +24,21 @@ pub(crate) struct Decoder {
     /// The factor on the products of queries and keys, and the cap on them.
     pub(super) scale: f32,
     pub(super) cap: Option<f32>,
+    pub(super) global: Option<Global>,
+    pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
     recurrent: Option<Recurrent>,
+    layer_inputs: Option<LayerWidths>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
     logits: Logits,
+}
+
+/// Sizes of [`LayerInputs`].
+#[derive(Debug)]
+struct LayerWidths {
+    width: usize,
+    vocab: usize,
 }
 
 impl Decoder {
@@ -40,35 +52,40 @@ impl Decoder {
         let head_dim = head_dim(keys, row, hidden, n_heads)?;
         let n_layers = keys.need(keys::LAYERS)?;
         let context_length = keys.need(keys::CONTEXT)?;
+        let windows = windows(keys, row, n_layers)?;
         let (rope, local_rope) = ropes(source, row, head_dim, context_length)?;
         let config = Config {
             arch: row.name,
             vocab_size: vocab_size(source)?,
             hidden,
-            ffn: ffn(keys, row)?,
+            ffn: ffn(keys, row, n_layers)?,
             n_layers,
             n_heads,
-            n_kv_heads: kv_heads(keys, row, (n_heads, n_layers))?,
+            n_kv_heads: kv_heads(keys, row, n_heads, &windows)?,
             head_dim,
+            global_head_dim: global_head_dim(keys, row)?,
             context_length,
             norm_eps: norm_eps(keys, row)?,
             rope,
             local_rope,
-            windows: windows(keys, row, n_layers)?,
+            windows,
             experts: row.experts.map(|_| experts(keys)).transpose()?,
         };
         config.check()?;
         Ok(Self {
             row,
             scale: super::attention::scale(keys, row, &config)?,
-            cap: softcap(keys, row, keys::ATTENTION_CAP, 50.0)?,
-            feed_forward: FeedForward::read(keys, row)?,
-            recurrent: Recurrent::read(keys, row, config.n_layers)?,
+            cap: softcap(keys, row.attention_cap, keys::ATTENTION_CAP)?,
+            global: Global::read(keys, &config)?,
+            shared_keys: shared_keys(keys, row, &config)?,
+            feed_forward: FeedForward::read(keys, row, &config)?,
+            recurrent: Recurrent::read(keys, row, n_layers)?,
+            layer_inputs: layer_inputs(keys, row, &config)?,
             norms_plus: match keys {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
             },
-            logits: Logits { scale: 1.0, cap: softcap(keys, row, keys::LOGIT_CAP, 30.0)? },
+            logits: Logits { scale: 1.0, cap: softcap(keys, row.logit_cap, keys::LOGIT_CAP)? },
             config,
         })
     }
@@ -85,6 +102,8 @@ impl Decoder {
         let (embed, head) =
             if tied { (None, embed) } else { (Some(embed), slots.matrix("output", &table)?) };
         let norm = self.norm(slots, self.row.output_norm, hidden)?;
+        let layer_inputs = self.layer_inputs.as_ref();
+        let layer_inputs = layer_inputs.map(|widths| self.inputs(slots, widths)).transpose()?;
         let mut blocks = Vec::new();
         for layer in 0..n_layers {
             self.layer(slots.layer(layer), layer, &mut blocks)?;
@@ -93,6 +112,7 @@ impl Decoder {
             vocab,
             hidden,
             embed,
+            layer_inputs,
             embed_scale: if self.row.scaled_embedding { (hidden as f32).sqrt() } else { 1.0 },
             ropes: [&self.config.rope]
                 .into_iter()
@@ -128,7 +148,46 @@ impl Decoder {
         blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
         })?);
+        if let Some(LayerWidths { width, .. }) = self.layer_inputs {
+            blocks.push(self.layer_input(slots, layer, width)?);
+        }
+        if let Some(last) = blocks.last_mut().filter(|_| self.row.layer_scale) {
+            last.scale = Some(slots.tensor("layer_output_scale.weight", &[1], 0.0)?);
+        }
         Ok(())
+    }
+
+    /// The block of a layer that brings in its input.
+    fn layer_input(
+        &self,
+        slots: &mut Slots<'_>,
+        layer: usize,
+        width: usize,
+    ) -> Result<Block<Named>> {
+        let hidden = self.config.hidden;
+        let gate = slots.matrix("inp_gate", &[width, hidden])?;
+        let projection = self.linear(slots, "proj", &[hidden, width], false)?;
+        let mixer = Mixer::LayerInput(LayerInput { layer, act: self.row.act, gate, projection });
+        let post = Some(self.norm(slots, "post_norm", hidden)?);
+        let branches = vec![Branch { pre: None, mixer, post: None }];
+        Ok(Block { branches, post, factor: 1.0, scale: None })
+    }
+
+    fn inputs(
+        &self,
+        slots: &mut Slots<'_>,
+        &LayerWidths { width, vocab }: &LayerWidths,
+    ) -> Result<LayerInputs<Named>> {
+        let Config { hidden, n_layers: layers, .. } = self.config;
+        let all = layers * width;
+        Ok(LayerInputs {
+            width,
+            layers,
+            vocab,
+            table: slots.matrix("per_layer_token_embd", &[vocab, all])?,
+            projection: slots.matrix("per_layer_model_proj", &[all, hidden])?,
+            norm: self.norm(slots, "per_layer_proj_norm", width)?,
+        })
     }
 
     /// A block of one branch, with its norms where the model has them.
@@ -178,12 +237,29 @@ fn recurs(mixer: &Mixer<Named>) -> bool {
 }
 
 /// Width of dense feed-forward layers; of the experts, where there are no others.
-fn ffn(keys: Keys, row: &Row) -> Result<usize> {
+fn ffn(keys: Keys, row: &Row, n_layers: usize) -> Result<usize> {
     match (keys, keys.size(keys::EXPERT_FFN)?) {
         (Keys::Json(json), None) if row.recurrence == Recurrence::ShortConv => adjusted_ffn(json),
         (_, Some(expert)) if row.experts.is_some() && !keys.has(keys::FFN.key()) => Ok(expert),
-        _ => keys.need(keys::FFN),
+        _ => {
+            let all = keys.per_layer(keys::FFN, n_layers)?;
+            Ok(all.ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))?[0])
+        }
     }
+}
+
+fn layer_inputs(keys: Keys, row: &Row, config: &Config) -> Result<Option<LayerWidths>> {
+    let width = if row.layer_inputs { keys.count(keys::LAYER_INPUT)? } else { None };
+    let default = (row.layer_inputs && matches!(keys, Keys::Json(_))).then_some(256);
+    let Some(width) = width.or(default).filter(|&width| width > 0) else { return Ok(None) };
+    if width.saturating_mul(config.n_layers) > limits::WIDTH {
+        return Err(keys.error(keys::LAYER_INPUT, format_args!("is {width}, which is too wide")));
+    }
+    let vocab = match keys {
+        Keys::Json(_) => keys.size(keys::LAYER_INPUT_VOCAB)?,
+        Keys::Gguf { .. } => None,
+    };
+    Ok(Some(LayerWidths { width, vocab: vocab.unwrap_or(config.vocab_size) }))
 }
 
 fn find(keys: Keys) -> Result<&'static Row> {

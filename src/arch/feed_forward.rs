@@ -1,5 +1,6 @@
 //! Feed-forward layers, dense or of experts.
 
+use super::attention::shared_keys;
 use super::decoder::Decoder;
 use super::keys::{self, Keys};
 use super::rows::{Mlp, Routing, Row};
@@ -12,6 +13,8 @@ use crate::spec::{self, Dense, Fused, Linear, Mixer, Named, RowMap, Slots, Up};
 pub(super) struct FeedForward {
     /// Whether the probabilities of the chosen experts are made to sum to 1.
     renormalise: bool,
+    /// Width of each layer, where it is dense.
+    widths: Vec<usize>,
     /// Layers without experts in a mixture.
     dense: Vec<usize>,
     /// Experts come every so many layers.
@@ -19,9 +22,10 @@ pub(super) struct FeedForward {
 }
 
 impl FeedForward {
-    pub(super) fn read(keys: Keys, row: &Row) -> Result<Self> {
+    pub(super) fn read(keys: Keys, row: &Row, config: &Config) -> Result<Self> {
         let (dense, sparse_step) = dense_layers(keys)?;
-        Ok(Self { renormalise: renormalise(keys, row)?, dense, sparse_step })
+        let widths = widths(keys, row, config)?;
+        Ok(Self { renormalise: renormalise(keys, row)?, widths, dense, sparse_step })
     }
 
     fn has_experts(&self, layer: usize) -> bool {
@@ -35,7 +39,7 @@ impl Decoder {
             Some(numbers) if self.feed_forward.has_experts(layer) => {
                 Ok(Mixer::Experts(self.experts(slots, numbers)?))
             }
-            _ => Ok(Mixer::Dense(self.dense(slots)?)),
+            _ => Ok(Mixer::Dense(self.dense(slots, self.feed_forward.widths[layer])?)),
         }
     }
 
@@ -56,8 +60,8 @@ impl Decoder {
         })
     }
 
-    fn dense(&self, slots: &mut Slots<'_>) -> Result<Dense<Named>> {
-        let Config { hidden, ffn, .. } = self.config;
+    fn dense(&self, slots: &mut Slots<'_>, ffn: usize) -> Result<Dense<Named>> {
+        let hidden = self.config.hidden;
         let Row { act, mlp, mlp_bias, fused, .. } = *self.row;
         let up = match mlp {
             Mlp::Plain => Up::Plain(self.linear(slots, "ffn_up", &[ffn, hidden], mlp_bias)?),
@@ -88,6 +92,25 @@ pub(super) fn experts(keys: Keys) -> Result<Experts> {
         None => keys.need(keys::FFN)?,
     };
     Ok(Experts { count, used: keys.need(keys::EXPERTS_USED)?, ffn })
+}
+
+/// The width of each layer: GGUF may have an array; in a folder those that share keys may be twice as
+/// wide.
+fn widths(keys: Keys, row: &Row, config: &Config) -> Result<Vec<usize>> {
+    let n_layers = config.n_layers;
+    let mut widths = match keys {
+        Keys::Gguf { .. } => keys.per_layer(keys::FFN, n_layers)?,
+        Keys::Json(_) => None,
+    }
+    .unwrap_or_else(|| vec![config.ffn; n_layers]);
+    if let Keys::Json(json) = keys
+        && row.shared_keys
+        && json.bool("use_double_wide_mlp")?.unwrap_or(false)
+    {
+        let own = n_layers - shared_keys(keys, row, config)?;
+        widths.iter_mut().skip(own).for_each(|width| *width *= 2);
+    }
+    Ok(widths)
 }
 
 fn renormalise(keys: Keys, row: &Row) -> Result<bool> {

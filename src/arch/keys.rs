@@ -76,6 +76,17 @@ pub(super) const INNER: Size = size("ssm.inner_size", &[], limits::WIDTH);
 pub(super) const TAPS: Size = size("ssm.conv_kernel", &["linear_conv_kernel_dim"], limits::TAPS);
 pub(super) const SHORT_TAPS: Size = size("shortconv.l_cache", &["conv_L_cache"], limits::TAPS);
 pub(super) const CONV_BIAS: Key = key("shortconv.bias", &["conv_bias"]);
+pub(super) const LOCAL_HEAD_DIM: Size =
+    size("attention.key_length_swa", &["head_dim"], limits::HEAD_DIM);
+pub(super) const LOCAL_ROPE_DIM: Size = size("rope.dimension_count_swa", &[], limits::HEAD_DIM);
+/// GGUF has it as the head dimension; of layers without a window.
+pub(super) const GLOBAL_HEAD_DIM: Size =
+    size("attention.key_length", &["global_head_dim"], limits::HEAD_DIM);
+pub(super) const SHARED_KEYS: Key = key("attention.shared_kv_layers", &["num_kv_shared_layers"]);
+/// 0 for none.
+pub(super) const LAYER_INPUT: Key =
+    key("embedding_length_per_layer_input", &["hidden_size_per_layer_input"]);
+pub(super) const LAYER_INPUT_VOCAB: Size = size("", &["vocab_size_per_layer_input"], limits::VOCAB);
 
 /// Where the values are.
 #[derive(Clone, Copy)]
@@ -152,27 +163,38 @@ impl<'a> Keys<'a> {
         number.map(usize::try_from).transpose().map_err(|_| self.error(key, "is out of range"))
     }
 
-    /// An integer for every layer: of a list in GGUF, else the same for all; none without the key.
-    pub(super) fn per_layer(self, key: Key, n_layers: usize) -> Result<Vec<usize>> {
-        let Self::Gguf { metadata, .. } = self else {
-            return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
-        };
-        let Some(Value::Array(array)) = metadata.get(&self.name(key)) else {
-            return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
-        };
-        let list = array.to_u64s().filter(|list| list.len() == n_layers);
-        let list = list.and_then(|list| list.into_iter().map(|n| n.try_into().ok()).collect());
-        list.ok_or_else(|| self.error(key, format_args!("is not a list of {n_layers} counts")))
+    /// A count for every layer, of a list in GGUF, else the same for all.
+    pub(super) fn counts(self, key: Key, layers: usize) -> Result<Option<Vec<usize>>> {
+        if let Self::Gguf { metadata, .. } = self
+            && let Some(Value::Array(array)) = metadata.get(&self.name(key))
+        {
+            let all = array.to_u64s().unwrap_or_default();
+            if all.len() != layers {
+                let problem = format_args!("has not a number for each of {layers} layers");
+                return Err(self.error(key, problem));
+            }
+            let counts = all.into_iter().map(|n| n.try_into().unwrap_or(usize::MAX));
+            return Ok(Some(counts.collect()));
+        }
+        Ok(self.count(key)?.map(|n| vec![n; layers]))
+    }
+
+    /// As [`counts`](Self::counts), each from 1 on.
+    pub(super) fn per_layer(self, size: Size, layers: usize) -> Result<Option<Vec<usize>>> {
+        let Some(all) = self.counts(size.key, layers)? else { return Ok(None) };
+        all.into_iter().map(|n| self.checked(size, n)).collect::<Result<_>>().map(Some)
+    }
+
+    fn checked(self, Size { key, max }: Size, size: usize) -> Result<usize> {
+        if (1..=max).contains(&size) {
+            return Ok(size);
+        }
+        Err(self.error(key, format_args!("is {size}, not 1 to {max}")))
     }
 
     /// A count from 1 on.
-    pub(super) fn size(self, Size { key, max }: Size) -> Result<Option<usize>> {
-        match self.count(key)? {
-            Some(size) if !(1..=max).contains(&size) => {
-                Err(self.error(key, format_args!("is {size}, not 1 to {max}")))
-            }
-            size => Ok(size),
-        }
+    pub(super) fn size(self, size: Size) -> Result<Option<usize>> {
+        self.count(size.key)?.map(|count| self.checked(size, count)).transpose()
     }
 
     pub(super) fn need(self, size: Size) -> Result<usize> {

@@ -84,7 +84,8 @@ fn layers(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<bool>> {
     let short = row.recurrence == Recurrence::ShortConv;
     let json = match keys {
         Keys::Gguf { .. } if short => {
-            let heads = keys.per_layer(keys::KV_HEADS.key(), n_layers)?;
+            let heads = keys.counts(keys::KV_HEADS.key(), n_layers)?.unwrap_or_default();
+            let heads = if heads.is_empty() { vec![1; n_layers] } else { heads };
             return Ok(heads.iter().map(|&heads| heads == 0).collect());
         }
         Keys::Gguf { metadata, arch } => {
@@ -141,7 +142,7 @@ fn all_but(json: Object, n_layers: usize) -> Result<Vec<bool>> {
 /// Heads of keys and values in the layers that have some.
 pub(super) fn kv_heads(keys: Keys, n_layers: usize) -> Result<Option<usize>> {
     let key = keys::KV_HEADS.key();
-    let mut heads = keys.per_layer(key, n_layers)?;
+    let mut heads = keys.counts(key, n_layers)?.unwrap_or_default();
     heads.retain(|&heads| heads > 0);
     heads.dedup();
     match heads[..] {

@@ -1,7 +1,7 @@
 //! Keys that change what an architecture computes, in a way that is not run here.
 
 use super::keys::{self, Keys};
-use super::rows::Row;
+use super::rows::{Cap, Row};
 use crate::error::{Result, unsupported};
 use crate::load::Metadata;
 
@@ -14,11 +14,18 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
     let refuse = |key: &str, value: &dyn std::fmt::Display| {
         Err(unsupported(format!("key \"{key}\": {value} is not supported with {}", row.name)))
     };
-    for key in ["attention_bias", "mlp_bias", "use_bidirectional_attention"] {
+    for key in ["attention_bias", "mlp_bias", "enable_moe_block"] {
         // qwen2 has its biases whatever the key says.
         if json.bool(key)? == Some(true) && !(row.qkv_bias && key.ends_with("bias")) {
             return refuse(key, &true);
         }
+    }
+    // "vision" concerns images alone.
+    if let Some(both) = json.get("use_bidirectional_attention")
+        && both != false
+        && both != "vision"
+    {
+        return refuse("use_bidirectional_attention", both);
     }
     for key in ["hidden_act", "hidden_activation"] {
         if let Some(act) = json.get(key)
@@ -28,7 +35,11 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
         }
     }
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
-        if !row.softcaps
+        let read = match key {
+            "attn_logit_softcapping" => row.attention_cap,
+            _ => row.logit_cap,
+        };
+        if read == Cap::Never
             && let Some(cap) = json.get(key)
         {
             return refuse(key, cap);
@@ -77,7 +88,11 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
             Some(_) => metadata.get_u64(&name)?.unwrap_or(0) as f64,
             None => continue,
         };
-        let read = row.softcaps && key.ends_with("softcapping");
+        let read = match key {
+            "attn_logit_softcapping" => row.attention_cap != Cap::Never,
+            "final_logit_softcapping" => row.logit_cap != Cap::Never,
+            _ => false,
+        };
         if number != neutral && number != 0.0 && !read {
             return refuse(key, &format!("{number} is not supported with {arch}"));
         }

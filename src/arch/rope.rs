@@ -3,6 +3,7 @@
 use serde_json::Map;
 
 use super::Source;
+use super::attention::global_head_dim;
 use super::keys::{self, Keys};
 use super::rows::Row;
 use crate::config::{Rope, RopeScaling, RopeStyle};
@@ -17,14 +18,16 @@ pub(super) fn ropes(
     context: usize,
 ) -> Result<(Rope, Option<Rope>)> {
     let keys = source.keys;
+    let dim = match global_head_dim(keys, row)? {
+        Some(dim) => dim,
+        None => head_dim,
+    };
     let rope = match keys {
         Keys::Json(json) => {
             let kind = row.local_rope.then_some("full_attention");
-            from_json(json, kind, row.theta, head_dim, context)?
+            from_json(json, kind, row.theta, dim, context)?
         }
-        Keys::Gguf { .. } => {
-            from_gguf(keys, source.rope_factors, row.gguf_rope, head_dim, context)?
-        }
+        Keys::Gguf { .. } => from_gguf(keys, source.rope_factors, row.gguf_rope, dim, context)?,
     };
     if !row.local_rope {
         return Ok((rope, None));
@@ -36,6 +39,7 @@ pub(super) fn ropes(
     let local = match local {
         Some(local) => local,
         None => Rope {
+            dim: keys.size(keys::LOCAL_ROPE_DIM)?.unwrap_or(rope.dim),
             theta: keys.f32(keys::LOCAL_THETA)?.unwrap_or(10_000.0),
             scaling: RopeScaling::None,
             ..rope.clone()
@@ -74,12 +78,28 @@ pub(super) fn from_json(
         None => json.f32("rope_theta")?,
         some => some,
     };
+    let theta = theta.unwrap_or(default_theta);
+    if scaling.str("rope_type")? == Some("proportional") {
+        let scaling = proportional(scaling, part, head_dim)?;
+        return Ok(Rope { theta, dim: head_dim, style: RopeStyle::Halves, scaling });
+    }
     Ok(Rope {
-        theta: theta.unwrap_or(default_theta),
+        theta,
         dim: (head_dim as f64 * part) as usize,
         style: RopeStyle::Halves,
         scaling: scaling_json(scaling, context)?,
     })
+}
+
+/// The frequencies of a whole head, of which those beyond `part` of it do not turn. GGUF has a
+/// divisor of this size for them.
+fn proportional(json: Object, part: f64, head_dim: usize) -> Result<RopeScaling> {
+    const STILL: f32 = 1e30;
+    let factor = json.f32("factor")?.unwrap_or(1.0);
+    let turn = (head_dim as f64 * part) as usize / 2;
+    Ok(RopeScaling::Factors(
+        (0..head_dim / 2).map(|pair| if pair < turn { factor } else { STILL }).collect(),
+    ))
 }
 
 /// Rope of layers with a window as transformers 5 writes it; `None` where the file has none.

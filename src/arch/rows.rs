@@ -39,8 +39,19 @@ pub(super) struct Row {
     pub(super) ffn_norm: &'static str,
     pub(super) output_norm: &'static str,
     pub(super) scale: Scale,
-    /// Attention's scores and the logits are capped.
-    pub(super) softcaps: bool,
+    /// Whether attention's scores are capped, and whether the logits are.
+    pub(super) attention_cap: Cap,
+    pub(super) logit_cap: Cap,
+    /// Values are normalised, per head and without weights.
+    pub(super) v_norm: bool,
+    /// Layers without a window may have other heads, and keys that are their values.
+    pub(super) global_heads: bool,
+    /// Layers at the end may use the keys and values of an earlier one, and be wider.
+    pub(super) shared_keys: bool,
+    /// Tokens may have an embedding for each layer.
+    pub(super) layer_inputs: bool,
+    /// Each layer's output is multiplied by a number of its own.
+    pub(super) layer_scale: bool,
     pub(super) mlp: Mlp,
     /// The embedding is multiplied by the square root of its width.
     pub(super) scaled_embedding: bool,
@@ -133,11 +144,23 @@ pub(super) enum Places {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scale {
     HeadDim,
+    /// The factor is 1.
+    One,
     /// `query_pre_attn_scalar`; in GGUF the head dimension, but `hidden / n_heads` in the model of
     /// `odd` layers.
     QueryPreAttention {
         odd: usize,
     },
+}
+
+/// Whether something is capped, by what a key says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Cap {
+    Never,
+    /// If the key is there.
+    Key,
+    /// By this where the key is not.
+    Default(f32),
 }
 
 /// What a dense feed-forward layer is.

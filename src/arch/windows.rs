@@ -5,7 +5,7 @@ use super::recurrent::is_recurrent;
 use super::rows::{Recurrence, Row, Windows};
 use crate::config::limits;
 use crate::error::{Result, config_error, unsupported};
-use crate::load::Object;
+use crate::load::{Object, Value};
 
 /// The sliding window of each layer.
 pub(super) fn windows(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<Option<usize>>> {
@@ -18,6 +18,13 @@ pub(super) fn windows(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<Opti
                 return Ok(vec![window; n_layers]);
             };
             let key = format!("{arch}.attention.sliding_window_pattern");
+            if let Some(Value::Array(slides)) = metadata.get(&key) {
+                let slides = slides.to_bools().filter(|slides| slides.len() == n_layers);
+                let slides = slides.ok_or_else(|| {
+                    config_error(format!("key \"{key}\" is not a list of {n_layers} booleans"))
+                })?;
+                return Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect());
+            }
             let every = metadata.get_u64(&key)?.unwrap_or(every as u64);
             if every == 0 {
                 return Err(config_error(format!("key \"{key}\" is 0")));

@@ -123,8 +123,11 @@ impl Checkpoint {
             read.insert(HEAD.to_owned());
         }
         let mut visit = |slot: &Slot| self.check_slot(slot, &mut read);
-        let spec =
-            decoder.spec(&mut Slots::new(&mut visit, &|name| self.tensor(name).is_some()), tied)?;
+        let has = |name: &str| self.tensor(name).is_some();
+        let mut slots = Slots::new(&mut visit, &has);
+        let spec = decoder.spec(&mut slots, tied)?;
+        let unused = slots.into_unused();
+        read.extend(unused);
         let known = |t: &Tensor| derived(t).or_else(|| other_part(t)).is_some();
         let left_out = |t: &&Tensor| !read.contains(&t.name) && !known(t);
         match self.tensors().iter().find(left_out) {

@@ -8,7 +8,8 @@ use goldcrest_kernels::KvType;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::state::kv_bytes;
+use crate::spec::{Named, Spec};
+use crate::state::state_bytes;
 
 use super::metadata::{Array, Metadata, Value, each_array};
 use super::{Checkpoint, FileKind, GgmlType};
@@ -112,8 +113,9 @@ pub struct TensorSummary<'a> {
 impl Checkpoint {
     /// Summarises the file, whether or not it runs.
     pub fn describe(&self) -> Summary<'_> {
-        let config = self.config();
-        let problem = self.check().err().map(|e| e.to_string());
+        let decoder = self.decoder();
+        let spec = decoder.and_then(|decoder| Ok((self.spec(&decoder)?, decoder)));
+        let problem = spec.as_ref().err().map(|e| e.to_string());
         let (format, version) = match self.kind() {
             FileKind::Gguf { version } => ("gguf", Some(version)),
             FileKind::HuggingFace => ("huggingface", None),
@@ -133,17 +135,17 @@ impl Checkpoint {
             file_bytes: self.file_bytes(),
             runnable: problem.is_none(),
             problem,
-            memory: config.ok().map(|config| self.memory_needed(&config)),
+            memory: spec.ok().map(|(spec, decoder)| self.memory_needed(&spec, &decoder.config)),
             types: self.count_types(),
             metadata: self.metadata(),
             tensors: self.summarise_tensors(),
         }
     }
 
-    fn memory_needed(&self, config: &Config) -> MemoryNeeded {
+    fn memory_needed(&self, spec: &Spec<Named>, config: &Config) -> MemoryNeeded {
         let context = config.context_length.min(DEFAULT_CONTEXT);
         let weights = self.tensor_bytes();
-        let kv_cache = kv_bytes(config, KvType::F16, context).unwrap_or(usize::MAX) as u64;
+        let kv_cache = state_bytes(spec, KvType::F16, context).unwrap_or(usize::MAX) as u64;
         MemoryNeeded { weights, kv_cache, context, total: weights.saturating_add(kv_cache) }
     }
 

@@ -80,6 +80,13 @@ impl Array {
     }
 
     /// The elements as unsigned integers, when all of them are.
+    pub(crate) fn to_bools(&self) -> Option<Vec<bool>> {
+        match self {
+            Self::Bool(items) => Some(items.clone()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn to_u64s(&self) -> Option<Vec<u64>> {
         fn all<T: Copy + TryInto<u64>>(items: &[T]) -> Option<Vec<u64>> {
             items.iter().map(|&x| x.try_into().ok()).collect()

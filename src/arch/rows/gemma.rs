@@ -2,7 +2,7 @@
 
 use goldcrest_kernels::Nonlinearity;
 
-use super::{LLAMA, NormKind, Places, QkNorm, Row, Scale, Windows};
+use super::{Cap, LLAMA, NormKind, Places, QkNorm, Row, Scale, Windows};
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -12,10 +12,41 @@ pub(super) const ROWS: &[Row] = &[
         gguf: "gemma3",
         qk_norm: QkNorm::PerHead,
         scale: Scale::QueryPreAttention { odd: 62 },
-        softcaps: false,
+        attention_cap: Cap::Never,
+        logit_cap: Cap::Never,
         windows: Windows::AllButEvery(6),
         local_rope: true,
         theta: 1e6,
+        ..GEMMA2
+    },
+    Row {
+        name: "gemma4_text",
+        gguf: "gemma4",
+        qk_norm: QkNorm::PerHead,
+        norm: NormKind::Rms,
+        scale: Scale::One,
+        attention_cap: Cap::Never,
+        logit_cap: Cap::Key,
+        v_norm: true,
+        global_heads: true,
+        shared_keys: true,
+        layer_inputs: true,
+        layer_scale: true,
+        windows: Windows::AllButEvery(6),
+        local_rope: true,
+        theta: 1e6,
+        names: &[
+            ("post_attention_layernorm", "post_attention_norm"),
+            ("pre_feedforward_layernorm", "ffn_norm"),
+            ("post_feedforward_layernorm", "post_ffw_norm"),
+            ("layer_scalar", "layer_output_scale.weight"),
+            ("per_layer_input_gate", "inp_gate"),
+            ("per_layer_projection", "proj"),
+            ("post_per_layer_input_norm", "post_norm"),
+            ("embed_tokens_per_layer", "per_layer_token_embd"),
+            ("per_layer_model_projection", "per_layer_model_proj"),
+            ("per_layer_projection_norm", "per_layer_proj_norm"),
+        ],
         ..GEMMA2
     },
 ];
@@ -26,7 +57,8 @@ const GEMMA2: Row = Row {
     norm: NormKind::RmsFromOne,
     norms: Places::Both,
     scale: Scale::QueryPreAttention { odd: 46 },
-    softcaps: true,
+    attention_cap: Cap::Default(50.0),
+    logit_cap: Cap::Default(30.0),
     scaled_embedding: true,
     act: Nonlinearity::GeluTanh,
     act_names: &["gelu_pytorch_tanh"],

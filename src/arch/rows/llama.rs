@@ -2,7 +2,7 @@
 
 use goldcrest_kernels::Nonlinearity;
 
-use super::{Mlp, NormKind, Places, QkNorm, Recurrence, Routing, Row, Scale, Windows};
+use super::{Cap, Mlp, NormKind, Places, QkNorm, Recurrence, Routing, Row, Scale, Windows};
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -33,7 +33,13 @@ pub(in crate::arch) const LLAMA: Row = Row {
     ffn_norm: "ffn_norm",
     output_norm: "output_norm",
     scale: Scale::HeadDim,
-    softcaps: false,
+    attention_cap: Cap::Never,
+    logit_cap: Cap::Never,
+    v_norm: false,
+    global_heads: false,
+    shared_keys: false,
+    layer_inputs: false,
+    layer_scale: false,
     mlp: Mlp::Gated,
     scaled_embedding: false,
     act: Nonlinearity::Silu,

@@ -29,7 +29,10 @@ impl Widths {
     pub(super) fn new(mixer: &Attention<Loaded>) -> Self {
         let width = |linear: &Linear<Loaded>| linear.matrix.panels() * PANEL_ROWS;
         let key = width(&mixer.q);
-        let Some(kv) = &mixer.kv else { return Self { key, value: key, qkv: key } };
+        let Some(kv) = &mixer.kv else {
+            // Of another width than what is attended to: buffers are told apart by theirs.
+            return Self { key, value: key, qkv: key + PANEL_ROWS };
+        };
         let after = key + width(&kv.k);
         match &kv.v {
             Some(v) => Self { key, value: after, qkv: after + width(v) },

@@ -12,6 +12,7 @@ mod conv;
 mod delta;
 mod dense;
 mod experts;
+mod layer_input;
 mod needs;
 mod product;
 mod rope;
@@ -159,6 +160,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn run(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
         self.embed(w)?;
+        if let Some(inputs) = &self.graph.spec().layer_inputs {
+            self.layer_inputs(w, lane, inputs)?;
+        }
         for block in &self.graph.spec().blocks {
             for (index, branch) in block.branches.iter().enumerate() {
                 let at = At { block, index };
@@ -168,6 +172,7 @@ impl Walk<'_> {
                     Mixer::ShortConv(mixer) => self.short_conv(w, lane, at, mixer)?,
                     Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,
                     Mixer::Experts(mixer) => self.experts(w, lane, at, mixer)?,
+                    Mixer::LayerInput(mixer) => self.layer_input(w, lane, at, mixer)?,
                 }
                 if self.cancelled.load(Ordering::Relaxed) {
                     return Ok(());

@@ -87,6 +87,8 @@ pub(super) struct Needs {
     pub(super) mixed: bool,
     /// A branch normalises what its mixer made.
     pub(super) branched: bool,
+    /// Width of all layers' inputs.
+    pub(super) layer_inputs: usize,
     /// The widest row that is quantised, and all of its forms.
     pub(super) longest: usize,
     pub(super) kinds: Kinds,
@@ -139,7 +141,18 @@ impl Needs {
                 Mixer::DeltaNet(mixer) => needs.delta_net(spec.hidden, mixer),
                 Mixer::ShortConv(mixer) => needs.short_conv(spec.hidden, mixer),
                 Mixer::Experts(mixer) => needs.experts(spec.hidden, mixer),
+                Mixer::LayerInput(mixer) => {
+                    needs.form(spec.hidden, Rows::Pass, [mixer.gate.format]);
+                    let width = mixer.gate.rows;
+                    needs.float(width.next_multiple_of(PANEL_ROWS), Rows::Pass);
+                    needs.form(width, Rows::Pass, [mixer.projection.matrix.format]);
+                }
             }
+        }
+        if let Some(inputs) = &spec.layer_inputs {
+            needs.form(spec.hidden, Rows::Pass, [inputs.projection.format]);
+            needs.layer_inputs = inputs.projection.rows;
+            needs.longest = needs.longest.max(needs.layer_inputs);
         }
         if needs.forms.len() > WIDTHS || needs.floats.len() > WIDTHS {
             return Err(unsupported(format!("a model of more than {WIDTHS} different widths")));

@@ -85,6 +85,7 @@ pub(crate) struct Scratch {
     mixed: Vec<f32>,
     branched: Vec<f32>,
     angles: Vec<f32>,
+    layer_inputs: Vec<f32>,
     floats: Vec<Vec<f32>>,
     forms: Vec<[Vec<u8>; 3]>,
     choices: Vec<experts::Choice>,
@@ -126,6 +127,8 @@ pub(super) struct Buffers<'a> {
     pub(super) branched: Shared<'a, f32>,
     /// `[rows, angles]`: cosines and sines of every rotation in turn.
     pub(super) angles: Shared<'a, f32>,
+    /// `[rows, layers * width]`
+    pub(super) layer_inputs: Shared<'a, f32>,
     floats: [Option<Floats<'a>>; WIDTHS],
     forms: [Option<Forms<'a>>; WIDTHS],
     /// `[rows, experts]`: the router's products.
@@ -214,6 +217,7 @@ impl Scratch {
         self.mixed.resize(if needs.mixed { rows * hidden } else { 0 }, 0.0);
         self.branched.resize(if needs.branched { rows * hidden } else { 0 }, 0.0);
         self.angles.resize(rows * needs.angles, 0.0);
+        self.layer_inputs.resize(rows * needs.layer_inputs, 0.0);
         self.floats.resize_with(needs.floats.len(), Vec::new);
         for (buffer, need) in self.floats.iter_mut().zip(&needs.floats) {
             buffer.resize(needs.rows_of(need.rows, rows) * need.width, 0.0);
@@ -270,6 +274,7 @@ impl Scratch {
             mixed: Shared::new(&mut self.mixed, hidden),
             branched: Shared::new(&mut self.branched, hidden),
             angles: Shared::new(&mut self.angles, needs.angles),
+            layer_inputs: Shared::new(&mut self.layer_inputs, needs.layer_inputs),
             floats: std::array::from_fn(|_| floats.next()),
             forms: std::array::from_fn(|_| forms.next()),
             scores: Shared::new(&mut self.scores, needs.routing.count.next_multiple_of(PANEL_ROWS)),

@@ -10,8 +10,8 @@ use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Tensor, check_finite};
 use crate::spec::{
-    Attention, Block, Branch, Dense, Experts, KeysValues, Linear, Mixer, Named, Norm, RowMap, Slot,
-    Spec, Up,
+    Attention, Block, Branch, Dense, Experts, KeysValues, LayerInput, LayerInputs, Linear, Mixer,
+    Named, Norm, RowMap, Slot, Spec, Up,
 };
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
@@ -115,6 +115,7 @@ impl<'a> Plan<'a> {
             hidden: spec.hidden,
             embed,
             embed_scale: spec.embed_scale,
+            layer_inputs: spec.layer_inputs.as_ref().map(|i| self.layer_inputs(i)).transpose()?,
             ropes: spec.ropes.clone(),
             blocks,
             norm,
@@ -151,9 +152,22 @@ impl<'a> Plan<'a> {
                 Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
                 Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
                 Mixer::Experts(mixer) => Mixer::Experts(self.experts(mixer)?),
+                Mixer::LayerInput(mixer) => Mixer::LayerInput(LayerInput {
+                    layer: mixer.layer,
+                    act: mixer.act,
+                    gate: self.matrix(&mixer.gate)?,
+                    projection: self.linear(&mixer.projection)?,
+                }),
             },
             post: self.optional_norm(branch.post.as_ref())?,
         })
+    }
+
+    fn layer_inputs(&mut self, inputs: &LayerInputs<Named>) -> Result<LayerInputs<Loaded>> {
+        let LayerInputs { width, layers, vocab, .. } = *inputs;
+        let table = self.rows(&inputs.table)?;
+        let projection = self.matrix(&inputs.projection)?;
+        Ok(LayerInputs { width, layers, vocab, table, projection, norm: self.norm(&inputs.norm)? })
     }
 
     fn optional_norm(&mut self, norm: Option<&Norm<Named>>) -> Result<Option<Norm<Loaded>>> {
