@@ -246,7 +246,7 @@ fn overrides(json: Object<'_>) -> Result<Option<Object<'_>>> {
     let first = all.next().flatten();
     let known = |key: &String| matches!(&**key, "head_dim" | "num_key_value_heads");
     match first.filter(|first| first.keys().all(known) && all.all(|other| other == Some(first))) {
-        Some(map) => Ok(Some(Object { map, prefix: "per_layer_config." })),
+        Some(map) => Ok(Some(json.inner(map, "per_layer_config."))),
         None => Err(unsupported(format!("key \"{KEY}\": layers that differ are not supported"))),
     }
 }

@@ -63,6 +63,9 @@ pub(super) struct Row {
     pub(super) local_rope: bool,
     /// Which dimensions rope pairs in a GGUF file; a folder always has [`RopeStyle::Halves`].
     pub(super) gguf_rope: RopeStyle,
+    /// The part of a head that rope turns where a config.json does not say; `None` where it is always
+    /// all.
+    pub(super) partial_rope: Option<f64>,
     /// Base of rope's frequencies, and what norms add, where a config.json does not say.
     pub(super) theta: f32,
     pub(super) eps: f32,

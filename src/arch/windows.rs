@@ -55,10 +55,8 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
             (window.filter(|_| used), Box::new(move |layer| layer >= first))
         }
         Windows::AllButEvery(usual) => {
-            let every = match json.usize("sliding_window_pattern")? {
-                None => json.usize("_sliding_window_pattern")?.unwrap_or(usual),
-                Some(every) => every,
-            };
+            let saved = json.usize("_sliding_window_pattern")?;
+            let every = json.usize("sliding_window_pattern")?.or(saved).unwrap_or(usual);
             if every == 0 {
                 return Err(json.error("sliding_window_pattern", "is 0"));
             }

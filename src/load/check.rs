@@ -7,7 +7,7 @@ use crate::config::{Config, limits};
 use crate::error::{Error, Result, config_error, tensor_error, unsupported};
 use crate::spec::{Named, Part, Slot, Slots, Spec};
 
-use super::{Checkpoint, GgmlType, Origin, Tensor};
+use super::{Checkpoint, GgmlType, Origin, Tensor, unread};
 
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
@@ -72,9 +72,15 @@ impl Checkpoint {
         match &self.origin {
             Origin::Gguf { .. } => self.decoder_of_gguf().map_err(|e| e.at(&self.path)),
             Origin::Folder(folder) => {
-                let keys = Keys::Json(folder.config()?);
+                let config = folder.config()?;
+                let keys = Keys::Json(config);
                 let source = Source { keys, rope_factors: None, embedding_rows: None };
-                Decoder::read(source).map_err(|e| e.at(folder.config_path()))
+                let decoder = Decoder::read(source);
+                let checked = decoder.and_then(|decoder| {
+                    unread::check_json(config, &folder.seen, decoder.config.arch)?;
+                    Ok(decoder)
+                });
+                checked.map_err(|e| e.at(folder.config_path()))
             }
         }
     }
@@ -85,11 +91,13 @@ impl Checkpoint {
         let arch = super::Metadata::need("general.architecture", arch)?;
         let factors = self.rope_factors()?;
         let rows = self.tensor(EMBEDDING).map(Tensor::rows);
-        Decoder::read(Source {
+        let decoder = Decoder::read(Source {
             keys: Keys::Gguf { metadata, arch },
             rope_factors: factors.as_deref(),
             embedding_rows: rows.or(self.vocabulary()),
-        })
+        })?;
+        unread::check_gguf(metadata, arch)?;
+        Ok(decoder)
     }
 
     /// Llama 3's stretch of rope, one divisor per pair of dimensions.

@@ -47,6 +47,7 @@ pub(in crate::arch) const LLAMA: Row = Row {
     windows: Windows::Llama,
     local_rope: false,
     gguf_rope: RopeStyle::Pairs,
+    partial_rope: None,
     theta: 10_000.0,
     eps: 1e-6,
     head_dim: None,
