@@ -12,6 +12,8 @@ pub(crate) mod limits {
     pub(crate) const VOCAB: usize = 1 << 26;
     pub(crate) const CONTEXT: usize = 1 << 30;
     pub(crate) const EXPERTS: usize = 1 << 12;
+    /// Inputs that a convolution sees.
+    pub(crate) const TAPS: usize = 8;
     /// Of the queries that share keys: what a block of a shared buffer may be wide.
     pub(crate) const HEAD_GROUP: usize = 1 << 20;
 }

@@ -5,12 +5,15 @@
 //! synthetic models and the memory needed all follow from it: a layer's tensors are written down
 //! once, in [`crate::arch`].
 
+mod recurrent;
+
 use std::fmt;
 
 use goldcrest_kernels::Nonlinearity;
 
 use crate::config::Rope;
 use crate::error::Result;
+pub(crate) use recurrent::{Convolution, Decay, DeltaHeads, DeltaNet, ShortConv};
 
 /// What stands for a tensor at a stage of a model's life.
 pub(crate) trait Stage {
@@ -140,13 +143,29 @@ impl<S: Stage> Spec<S> {
     pub(crate) fn attentions(&self) -> impl Iterator<Item = Heads> {
         self.mixers().filter_map(|mixer| match mixer {
             Mixer::Attention(attention) => attention.kv.is_some().then_some(attention.heads),
-            Mixer::Dense(_) | Mixer::Experts(_) | Mixer::LayerInput(_) => None,
+            _ => None,
         })
     }
 
     /// All mixers in the order of the pass.
     pub(crate) fn mixers(&self) -> impl Iterator<Item = &Mixer<S>> {
         self.blocks.iter().flat_map(|block| &block.branches).map(|branch| &branch.mixer)
+    }
+
+    /// Numbers in the state of every recurrent block in turn: of the tail of its convolution, and of
+    /// its matrix.
+    pub(crate) fn recurrences(&self) -> impl Iterator<Item = [usize; 2]> {
+        self.mixers().filter_map(|mixer| match mixer {
+            Mixer::DeltaNet(mixer) => {
+                let DeltaNet { heads, conv, .. } = &**mixer;
+                let tail = conv.tail(heads.convolved() * heads.slot());
+                Some([tail, heads.n_v.saturating_mul(heads.state())])
+            }
+            Mixer::ShortConv(mixer) => {
+                Some([mixer.conv.tail(mixer.tasks() * ShortConv::<S>::CHANNELS), 0])
+            }
+            _ => None,
+        })
     }
 }
 
@@ -184,6 +203,8 @@ pub(crate) struct Norm<S: Stage> {
 #[derive(Debug)]
 pub(crate) enum Mixer<S: Stage> {
     Attention(Box<Attention<S>>),
+    DeltaNet(Box<DeltaNet<S>>),
+    ShortConv(ShortConv<S>),
     Dense(Dense<S>),
     Experts(Experts<S>),
     LayerInput(LayerInput<S>),
@@ -243,7 +264,7 @@ pub(crate) struct KeysValues<S: Stage> {
 
 impl<S: Stage> Attention<S> {
     /// The products that the mixer begins with, in their order.
-    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear<S>> {
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear<S>> + Clone {
         let kv = self.kv.iter().flat_map(|kv| std::iter::once(&kv.k).chain(&kv.v));
         std::iter::once(&self.q).chain(kv)
     }

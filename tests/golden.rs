@@ -29,10 +29,12 @@ const CASES: &[&str] = &[
     "mixtral",
     "gpt_oss",
     "gpt_oss_truncate",
+    "qwen3_5",
+    "lfm2",
 ];
 
 /// Of multimodal models.
-const WRAPPED: &[&str] = &["gemma3_7l", "gemma4"];
+const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
 const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "gemma4", "qwen3_moe", "gpt_oss"];
@@ -43,7 +45,7 @@ const MIXTURES: &[&str] =
 
 /// Types of the quantised files that have kernels.
 const FORMATS: &[&str] =
-    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K"];
+    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S"];
 
 fn load(path: &Path, kv: KvType) -> Model {
     Model::loader(path).threads(2).kv(kv).load().unwrap_or_else(|e| panic!("{e}"))

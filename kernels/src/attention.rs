@@ -177,9 +177,15 @@ impl<'a> HeadRowsMut<'a> {
         Self { at, len, stride, buffer: PhantomData }
     }
 
+    /// Where a position's heads begin.
+    #[inline(always)]
+    pub(crate) const fn row(&self, position: usize) -> *mut f32 {
+        self.at.wrapping_add(position * self.stride)
+    }
+
     #[inline(always)]
     #[track_caller]
-    fn check(&self, positions: usize, width: usize) {
+    pub(crate) fn check(&self, positions: usize, width: usize) {
         let Self { len, stride, .. } = *self;
         let fits = holds(len, positions, stride, width);
         assert!(fits, "room for {len} elements, not {positions} times {width} every {stride}");

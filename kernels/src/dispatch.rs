@@ -9,8 +9,9 @@ use crate::extent::{extent, holds};
 use crate::format::{self, Format, formats};
 use crate::isa::{Isa, instruction_sets};
 use crate::kv::{self, KvLayout};
-use crate::matmul::{self, Args};
+use crate::matmul::{self, Args, MatmulFn, decoded};
 use crate::ops::{self, Nonlinearity, RopeStyle};
+use crate::recurrent::{self, Delta, GateOrder, Scan};
 use crate::simd::*;
 
 /// Where a product goes: `rows` rows of `cols` floats, `stride` floats apart.
@@ -52,8 +53,6 @@ const ROW_BLOCK_BYTES: usize = 512 << 10;
 const ROW_BLOCK: usize = 24;
 /// Units of a chunk come in multiples of this, so that they are unpacked some at a time.
 const UNIT_STEP: usize = 8;
-
-type MatmulFn = unsafe fn(&Args);
 
 /// The ops beside the products: name, arguments, and the generic function behind it. An op is one
 /// row here; the table's field, the entry point of each instruction set and the safe method
@@ -155,6 +154,43 @@ macro_rules! ops {
         /// [`partial_len`](crate::partial_len).
         fn attend_merge(merge: &Merge<'_>, out: HeadRowsMut<'_>, scratch: &mut [f32])
             = attention::attend_merge;
+        /// Moves the state of one head, [`state_len(d_k, d_v)`](crate::state_len), past some tokens
+        /// by the gated delta rule, and writes what each reads there; see [`Delta`].
+        ///
+        /// # Panics
+        /// If a length does not fit.
+        fn delta_rule(a: &Delta<'_>, state: &mut [f32], out: HeadRowsMut<'_>)
+            = recurrent::delta_rule;
+        /// Moves the state of one head, [`state_len(d_state, head_dim)`](crate::state_len), past
+        /// some tokens, and writes what each reads there; see [`Scan`].
+        ///
+        /// # Panics
+        /// If a length does not fit.
+        fn scan(a: &Scan<'_>, state: &mut [f32], out: HeadRowsMut<'_>) = recurrent::scan;
+        /// One token of a causal convolution of channels by themselves: `window` is the last
+        /// inputs, oldest first, each with its row of `weights`; then SiLU, where `silu` says so.
+        ///
+        /// # Panics
+        /// If the window is empty or a length does not fit.
+        fn short_conv(window: &[&[f32]], weights: &[&[f32]], bias: Option<&[f32]>, silu: bool,
+            out: &mut [f32]) = recurrent::short_conv;
+        /// `x = factor * x / sqrt(sum(x^2) + eps)`, each row of `width` elements.
+        ///
+        /// # Panics
+        /// If `x` is no whole number of rows.
+        fn l2_norm(x: &mut [f32], width: usize, eps: f32, factor: f32) = recurrent::l2_norm;
+        /// RMS norm of one row, in place, and its gate; see [`GateOrder`].
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn gated_norm(x: &mut [f32], gate: &[f32], weight: &[f32], eps: f32, order: GateOrder)
+            = recurrent::gated_norm;
+        /// `steps = softplus(x + bias)`, within `limits`; `decays = exp(a * steps)`.
+        ///
+        /// # Panics
+        /// If the lengths differ.
+        fn time_steps(x: &[f32], bias: &[f32], a: &[f32], limits: [f32; 2], steps: &mut [f32],
+            decays: &mut [f32]) = recurrent::time_steps;
     } };
 }
 
@@ -189,7 +225,10 @@ macro_rules! product_entries {
     ($features:tt, $token:expr, $max:literal, $from:literal, $fused:literal;
      floats {
         $($(#[$float_doc:meta])* $number:ident $float_file:ident $float:ident $unfused:ident;)*
-     } codes { $($(#[$doc:meta])* $format:ident $code:ident;)* }) => {
+     } codes { $($(#[$doc:meta])* $format:ident $code:ident;)*
+     } decoded as $decoded_fused:ident $decoded_unfused:ident {
+        $($(#[$decoded_doc:meta])* $decoded:ident $decoded_file:ident;)*
+     }) => {
         $(product_entries!(@one $features, $token,
             $float matmul $float_file::$number, $max $fused);)*
         $(product_entries!(@one $features, $token,
@@ -197,9 +236,12 @@ macro_rules! product_entries {
         $(product_entries!(@one $features, $token,
             $code matmul_codes $code::$format, $max $from);)*
 
-        const FUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] = [$($float,)* $($code,)*];
-        const UNFUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] = [$($unfused,)* $($code,)*];
+        const FUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] =
+            [$($float,)* $($code,)* $(product_entries!(@of $decoded $decoded_fused),)*];
+        const UNFUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] =
+            [$($unfused,)* $($code,)* $(product_entries!(@of $decoded $decoded_unfused),)*];
     };
+    (@of $format:ident $entry:ident) => { $entry };
     (@one [$($feature:tt),*], $token:expr,
      $name:ident $product:ident $file:ident::$format:ident, $first:literal $second:literal) => {
         $(#[target_feature(enable = $feature)])*
@@ -353,8 +395,10 @@ impl Kernels {
         assert!(x.rows == out.rows, "{} rows to {}", x.rows, out.rows);
         assert!(x.group == self.group, "groups of {}, not {}", x.group, self.group);
         // What passes by all panels should stay in the second-level cache: some rows of floats,
-        // or some units of all rows.
-        let (rows, chunk) = if x.kind == Activation::F32 {
+        // or some units of all rows (which `decoded` cuts by itself).
+        let (rows, chunk) = if format.is_decoded() {
+            (usize::MAX, usize::MAX)
+        } else if x.kind == Activation::F32 {
             ((ROW_BLOCK_BYTES / x.stride / ROW_BLOCK * ROW_BLOCK).max(ROW_BLOCK), usize::MAX)
         } else {
             let chunk = ROW_BLOCK_BYTES / (x.rows * x.kind.record_bytes()).max(1);
@@ -374,9 +418,16 @@ impl Kernels {
                 out_stride: out.stride,
                 cols: out.cols,
             };
+            let product = self.matmul[format as usize];
             // SAFETY: the lengths are checked above; `self` is handed out only where the CPU has
             // its instruction set.
-            unsafe { (self.matmul[format as usize])(&args) }
+            unsafe {
+                if format.is_decoded() {
+                    decoded::matmul(product, format.entry(), &args);
+                } else {
+                    product(&args);
+                }
+            }
         }
     }
 }

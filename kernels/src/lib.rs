@@ -44,6 +44,7 @@ mod math;
 mod matmul;
 mod ops;
 mod panel;
+mod recurrent;
 mod simd;
 
 pub use activation::{Activation, Place, Rows};
@@ -54,6 +55,7 @@ pub use isa::{Isa, UnknownIsa};
 pub use kv::{KvLayout, KvType};
 pub use ops::{Nonlinearity, RopeStyle};
 pub use panel::{pack_panel, unpack_row};
+pub use recurrent::{Delta, GateOrder, Scan, TokenRows, state_len};
 
 /// Output rows in a panel.
 pub const PANEL_ROWS: usize = simd::LANES;

@@ -96,7 +96,12 @@ pub(crate) unsafe fn store<S: Simd>(s: S, p: *mut f32, left: usize, v: S::F) {
 /// # Safety
 /// `x` is valid for `n` elements, and as for every method of [`Simd`].
 #[inline(always)]
-unsafe fn sum<S: Simd, const SQUARED: bool>(s: S, x: *const f32, n: usize, centre: f32) -> f32 {
+pub(crate) unsafe fn sum<S: Simd, const SQUARED: bool>(
+    s: S,
+    x: *const f32,
+    n: usize,
+    centre: f32,
+) -> f32 {
     const WAYS: usize = 4;
     // SAFETY: every read is below `n`.
     unsafe {

@@ -2,7 +2,7 @@
 
 use super::decoder::Decoder;
 use super::keys::{self, Key, Keys};
-use super::rows::{Cap, QkNorm, Row, Scale};
+use super::rows::{Cap, QkNorm, Recurrence, Row, Scale};
 use crate::config::Config;
 use crate::error::{Result, unsupported};
 use crate::load::Object;
@@ -179,7 +179,11 @@ pub(super) fn kv_heads(
         let local = all.iter().zip(windows).find(|(_, window)| window.is_some());
         return Ok(local.map_or(all[0], |(n, _)| *n));
     }
-    if let Some(n) = keys.size(key)? {
+    let given = match row.recurrence {
+        Recurrence::None => keys.size(key)?,
+        _ => super::recurrent::kv_heads(keys, windows.len())?,
+    };
+    if let Some(n) = given {
         return Ok(n);
     }
     // In a config.json, null always means as many; absent, transformers' default is that for llama
@@ -247,7 +251,7 @@ fn overrides(json: Object<'_>) -> Result<Option<Object<'_>>> {
     let first = all.next().flatten();
     let known = |key: &String| matches!(&**key, "head_dim" | "num_key_value_heads");
     match first.filter(|first| first.keys().all(known) && all.all(|other| other == Some(first))) {
-        Some(map) => Ok(Some(Object { map, prefix: "per_layer_config." })),
+        Some(map) => Ok(Some(json.inner(map, "per_layer_config."))),
         None => Err(unsupported(format!("key \"{KEY}\": layers that differ are not supported"))),
     }
 }

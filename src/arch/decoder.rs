@@ -5,9 +5,10 @@ use super::attention::{Global, global_head_dim, head_dim, kv_heads, shared_keys,
 use super::experts;
 use super::feed_forward::FeedForward;
 use super::keys::{self, Keys};
+use super::recurrent::{Recurrent, adjusted_ffn};
 use super::refuse::refuse_variants;
 use super::rope::ropes;
-use super::rows::{self, NormKind, Places, Row};
+use super::rows::{self, NormKind, Places, Recurrence, Row};
 use super::windows::windows;
 use super::{Source, unknown};
 use crate::config::{Config, limits};
@@ -28,6 +29,7 @@ pub(crate) struct Decoder {
     pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
     layer_inputs: Option<LayerWidths>,
+    recurrent: Option<Recurrent>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
     logits: Logits,
@@ -57,9 +59,7 @@ impl Decoder {
             arch: row.name,
             vocab_size: vocab_size(source)?,
             hidden,
-            ffn: keys
-                .per_layer(keys::FFN, n_layers)?
-                .ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))?[0],
+            ffn: ffn(keys, row, n_layers)?,
             n_layers,
             n_heads,
             n_kv_heads: kv_heads(keys, row, n_heads, &windows)?,
@@ -81,6 +81,7 @@ impl Decoder {
             shared_keys: shared_keys(keys, row, &config)?,
             feed_forward: FeedForward::read(keys, row, &config)?,
             layer_inputs: layer_inputs(keys, row, &config)?,
+            recurrent: Recurrent::read(keys, row, config.n_layers)?,
             norms_plus: match keys {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
@@ -101,7 +102,7 @@ impl Decoder {
         let embed = slots.matrix("token_embd", &table)?;
         let (embed, head) =
             if tied { (None, embed) } else { (Some(embed), slots.matrix("output", &table)?) };
-        let norm = self.norm(slots, "output_norm", hidden)?;
+        let norm = self.norm(slots, self.row.output_norm, hidden)?;
         let layer_inputs = self.layer_inputs.as_ref();
         let layer_inputs = layer_inputs.map(|widths| self.inputs(slots, widths)).transpose()?;
         let mut blocks = Vec::new();
@@ -133,9 +134,17 @@ impl Decoder {
         layer: usize,
         blocks: &mut Vec<Block<Named>>,
     ) -> Result<()> {
-        let kept = blocks.iter().filter(|block| keeps(block)).count();
+        let recurrent = self.recurrent.as_ref().filter(|recurrent| recurrent.has(layer));
+        let kept = |keeps: fn(&Mixer<Named>) -> bool| {
+            let mixers = blocks.iter().flat_map(|block| &block.branches);
+            mixers.filter(|branch| keeps(&branch.mixer)).count()
+        };
+        let (attentions, recurrences) = (kept(keeps_keys), kept(recurs));
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
-            Ok(vec![Mixer::Attention(Box::new(self.attention(slots, layer, kept)?))])
+            Ok(vec![match recurrent {
+                Some(recurrent) => self.recurrence(slots, recurrent, recurrences)?,
+                None => Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?)),
+            }])
         })?);
         blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
@@ -221,13 +230,28 @@ impl Decoder {
     }
 }
 
-/// Whether a block has a place in the state.
-fn keeps(block: &Block<Named>) -> bool {
-    let keeps = |mixer: &Mixer<Named>| match mixer {
-        Mixer::Attention(attention) => attention.kv.is_some(),
-        Mixer::Dense(_) | Mixer::Experts(_) | Mixer::LayerInput(_) => false,
-    };
-    block.branches.iter().any(|branch| keeps(&branch.mixer))
+/// Whether a mixer has keys and values in the state.
+fn keeps_keys(mixer: &Mixer<Named>) -> bool {
+    matches!(mixer, Mixer::Attention(attention) if attention.kv.is_some())
+}
+
+/// Whether a mixer has a recurrence in the state.
+fn recurs(mixer: &Mixer<Named>) -> bool {
+    matches!(mixer, Mixer::DeltaNet(_) | Mixer::ShortConv(_))
+}
+
+/// Width of dense feed-forward layers, of the first where they differ; of the experts, where there
+/// are no others.
+fn ffn(keys: Keys, row: &Row, n_layers: usize) -> Result<usize> {
+    match (keys, keys.size(keys::EXPERT_FFN)?) {
+        (Keys::Json(json), None) if row.recurrence == Recurrence::ShortConv => adjusted_ffn(json),
+        (_, Some(expert)) if row.experts.is_some() && !keys.has(keys::FFN.key()) => Ok(expert),
+        _ => {
+            let widths = keys.per_layer(keys::FFN, n_layers)?;
+            let first = widths.and_then(|widths| widths.first().copied());
+            first.ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))
+        }
+    }
 }
 
 fn layer_inputs(keys: Keys, row: &Row, config: &Config) -> Result<Option<LayerWidths>> {

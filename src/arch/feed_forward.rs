@@ -87,7 +87,11 @@ impl Decoder {
 /// wide.
 fn widths(keys: Keys, row: &Row, config: &Config) -> Result<Vec<usize>> {
     let n_layers = config.n_layers;
-    let mut widths = keys.per_layer(keys::FFN, n_layers)?.unwrap_or_default();
+    let given = match keys {
+        Keys::Gguf { .. } => keys.per_layer(keys::FFN, n_layers)?,
+        Keys::Json(_) => None,
+    };
+    let mut widths = given.unwrap_or_else(|| vec![config.ffn; n_layers]);
     if let Keys::Json(json) = keys
         && row.shared_keys
         && json.bool("use_double_wide_mlp")?.unwrap_or(false)

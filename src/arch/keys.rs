@@ -39,7 +39,7 @@ pub(super) const KV_HEADS: Size =
 pub(super) const HEAD_DIM: Size = size("attention.key_length", &["head_dim"], limits::HEAD_DIM);
 pub(super) const VALUE_DIM: Size = size("attention.value_length", &[], limits::HEAD_DIM);
 pub(super) const VOCAB: Size = size("vocab_size", &["vocab_size"], limits::VOCAB);
-pub(super) const EPS: Key = key("attention.layer_norm_rms_epsilon", &["rms_norm_eps"]);
+pub(super) const EPS: Key = key("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps"]);
 pub(super) const CAUSAL: Key = key("attention.causal", &[]);
 /// GGUF writes 0 for none.
 pub(super) const WINDOW: Size =
@@ -91,6 +91,19 @@ pub(super) const SHARED_KEYS: Key = key("attention.shared_kv_layers", &["num_kv_
 pub(super) const LAYER_INPUT: Key =
     key("embedding_length_per_layer_input", &["hidden_size_per_layer_input"]);
 pub(super) const LAYER_INPUT_VOCAB: Size = size("", &["vocab_size_per_layer_input"], limits::VOCAB);
+pub(super) const FULL_INTERVAL: Size =
+    size("full_attention_interval", &["full_attention_interval"], limits::LAYERS);
+pub(super) const DELTA_KEY_HEADS: Size =
+    size("ssm.group_count", &["linear_num_key_heads"], limits::HEADS);
+pub(super) const DELTA_VALUE_HEADS: Size =
+    size("ssm.time_step_rank", &["linear_num_value_heads"], limits::HEADS);
+pub(super) const DELTA_KEY_DIM: Size =
+    size("ssm.state_size", &["linear_key_head_dim"], limits::HEAD_DIM);
+pub(super) const DELTA_VALUE_DIM: Size = size("", &["linear_value_head_dim"], limits::HEAD_DIM);
+pub(super) const INNER: Size = size("ssm.inner_size", &[], limits::WIDTH);
+pub(super) const TAPS: Size = size("ssm.conv_kernel", &["linear_conv_kernel_dim"], limits::TAPS);
+pub(super) const SHORT_TAPS: Size = size("shortconv.l_cache", &["conv_L_cache"], limits::TAPS);
+pub(super) const CONV_BIAS: Key = key("shortconv.bias", &["conv_bias"]);
 
 /// Where the values are.
 #[derive(Clone, Copy)]
@@ -167,23 +180,26 @@ impl<'a> Keys<'a> {
         number.map(usize::try_from).transpose().map_err(|_| self.error(key, "is out of range"))
     }
 
-    /// A count of each layer: a number for all, or in GGUF an array.
-    pub(super) fn per_layer(self, size: Size, layers: usize) -> Result<Option<Vec<usize>>> {
-        if let Self::Gguf { metadata, .. } = self
-            && let Some(Value::Array(array)) = metadata.get(&self.name(size.key))
-        {
-            let all = array.to_u64s().unwrap_or_default();
-            if all.len() != layers {
-                return Err(self.error(
-                    size.key,
-                    format_args!("has not a number for each of {layers} layers"),
-                ));
-            }
-            let checked =
-                all.into_iter().map(|n| self.checked(size, n.try_into().unwrap_or(usize::MAX)));
-            return checked.collect::<Result<_>>().map(Some);
+    /// An integer for every layer: of a list in GGUF, else the same for all; none without the key.
+    pub(super) fn counts(self, key: Key, n_layers: usize) -> Result<Vec<usize>> {
+        let Self::Gguf { metadata, .. } = self else {
+            return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
+        };
+        let Some(Value::Array(array)) = metadata.get(&self.name(key)) else {
+            return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
+        };
+        let list = array.to_u64s().filter(|list| list.len() == n_layers);
+        let list = list.and_then(|list| list.into_iter().map(|n| n.try_into().ok()).collect());
+        list.ok_or_else(|| self.error(key, format_args!("is not a list of {n_layers} counts")))
+    }
+
+    /// As [`counts`](Self::counts), from 1 on.
+    pub(super) fn per_layer(self, size: Size, n_layers: usize) -> Result<Option<Vec<usize>>> {
+        let counts = self.counts(size.key, n_layers)?;
+        if counts.is_empty() {
+            return Ok(None);
         }
-        Ok(self.size(size)?.map(|n| vec![n; layers]))
+        counts.into_iter().map(|n| self.checked(size, n)).collect::<Result<_>>().map(Some)
     }
 
     fn checked(self, Size { key, max }: Size, size: usize) -> Result<usize> {

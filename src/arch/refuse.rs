@@ -21,6 +21,9 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
             return refuse(key, &true);
         }
     }
+    if row.gated_heads && json.bool("attn_output_gate")? == Some(false) {
+        return refuse("attn_output_gate", &false);
+    }
     // "vision" concerns images alone.
     if let Some(both) = json.get("use_bidirectional_attention")
         && both != false

@@ -25,7 +25,7 @@ pub(super) fn ropes(
     let rope = match keys {
         Keys::Json(json) => {
             let kind = row.local_rope.then_some("full_attention");
-            from_json(json, kind, row.theta, dim, context)?
+            from_json(json, kind, row, dim, context)?
         }
         Keys::Gguf { .. } => from_gguf(keys, source.rope_factors, row.gguf_rope, dim, context)?,
     };
@@ -33,7 +33,7 @@ pub(super) fn ropes(
         return Ok((rope, None));
     }
     let local = match keys {
-        Keys::Json(json) => local_from_json(json, head_dim, context)?,
+        Keys::Json(json) => local_from_json(json, row, head_dim, context)?,
         Keys::Gguf { .. } => None,
     };
     let local = match local {
@@ -48,37 +48,31 @@ pub(super) fn ropes(
     Ok((rope, Some(local)))
 }
 
-/// Rope in a folder; `default_theta` is the base where it does not say. `kind` names the layers, where the file has one set for each kind of them.
+/// Rope in a folder. `kind` names the layers, where the file has one set for each kind of them.
 pub(super) fn from_json(
     json: Object,
     kind: Option<&str>,
-    default_theta: f32,
+    row: &Row,
     head_dim: usize,
     context: usize,
 ) -> Result<Rope> {
     let empty = Map::new();
-    let (prefix, map) = match (json.object("rope_scaling")?, json.object("rope_parameters")?) {
+    let (part, map) = match (json.object("rope_scaling")?, json.object("rope_parameters")?) {
         (Some(map), _) => ("rope_scaling.", map),
         (None, Some(map)) => ("rope_parameters.", map),
         (None, None) => ("", &empty),
     };
-    let all = Object { map, prefix };
+    let prefix = format!("{}{part}", json.prefix);
+    let all = json.inner(map, &prefix);
     let own = kind.map(|kind| all.object(kind)).transpose()?.flatten();
-    let prefix = own.and(kind).map_or(prefix.to_owned(), |kind| format!("{prefix}{kind}."));
-    let scaling = Object { map: own.unwrap_or(map), prefix: &prefix };
-    let part = match scaling.f64("partial_rotary_factor")? {
-        None => json.f64("partial_rotary_factor")?,
-        some => some,
-    };
-    let part = part.unwrap_or(1.0);
-    if !(part > 0.0 && part <= 1.0) {
-        return Err(json.error("partial_rotary_factor", format_args!("is {part}")));
-    }
+    let prefix = own.and(kind).map_or(prefix.clone(), |kind| format!("{prefix}{kind}."));
+    let scaling = json.inner(own.unwrap_or(map), &prefix);
+    let part = partial(json, scaling, row)?;
     let theta = match scaling.f32("rope_theta")? {
         None => json.f32("rope_theta")?,
         some => some,
     };
-    let theta = theta.unwrap_or(default_theta);
+    let theta = theta.unwrap_or(row.theta);
     if scaling.str("rope_type")? == Some("proportional") {
         let scaling = proportional(scaling, part, head_dim)?;
         return Ok(Rope { theta, dim: head_dim, style: RopeStyle::Halves, scaling });
@@ -89,6 +83,23 @@ pub(super) fn from_json(
         style: RopeStyle::Halves,
         scaling: scaling_json(scaling, context)?,
     })
+}
+
+/// The part of a head that turns.
+fn partial(json: Object, scaling: Object, row: &Row) -> Result<f64> {
+    const KEY: &str = "partial_rotary_factor";
+    let part = match scaling.f64(KEY)? {
+        None => json.f64(KEY)?,
+        some => some,
+    };
+    match (part.or(row.partial_rope), row.partial_rope) {
+        (None, None) => Ok(1.0),
+        (Some(part), None) if part != 1.0 => {
+            Err(unsupported(format!("key \"{KEY}\": {part} is not supported with {}", row.name)))
+        }
+        (Some(part), _) if part > 0.0 && part <= 1.0 => Ok(part),
+        (part, _) => Err(json.error(KEY, format_args!("is {}", part.unwrap_or_default()))),
+    }
 }
 
 /// The frequencies of a whole head, of which those beyond `part` of it do not turn. GGUF has a
@@ -105,12 +116,15 @@ fn proportional(json: Object, part: f64, head_dim: usize) -> Result<RopeScaling>
 /// Rope of layers with a window as transformers 5 writes it; `None` where the file has none.
 pub(super) fn local_from_json(
     json: Object,
+    row: &Row,
     head_dim: usize,
     context: usize,
 ) -> Result<Option<Rope>> {
     const KIND: &str = "sliding_attention";
     let there = json.object("rope_parameters")?.is_some_and(|map| map.contains_key(KIND));
-    there.then(|| from_json(json, Some(KIND), 10_000.0, head_dim, context)).transpose()
+    there
+        .then(|| from_json(json, Some(KIND), &Row { theta: 10_000.0, ..*row }, head_dim, context))
+        .transpose()
 }
 
 fn scaling_json(json: Object, context: usize) -> Result<RopeScaling> {

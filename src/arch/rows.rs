@@ -2,6 +2,7 @@
 
 mod gemma;
 mod gpt_oss;
+mod liquid;
 mod llama;
 mod qwen;
 
@@ -31,13 +32,16 @@ pub(super) struct Row {
     pub(super) qk_norm: QkNorm,
     /// Heads have gates, each after its query.
     pub(super) gated_heads: bool,
+    /// What some layers have instead of attention.
+    pub(super) recurrence: Recurrence,
     /// Each head has a score that no position has.
     pub(super) sinks: bool,
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,
-    /// GGUF's name of the norm before the feed-forward layer.
+    /// GGUF's names of the norm before a feed-forward layer, and of the last.
     pub(super) ffn_norm: &'static str,
+    pub(super) output_norm: &'static str,
     pub(super) scale: Scale,
     /// Whether attention's scores are capped, and whether the logits are.
     pub(super) attention_cap: Cap,
@@ -63,6 +67,9 @@ pub(super) struct Row {
     pub(super) local_rope: bool,
     /// Which dimensions rope pairs in a GGUF file; a folder always has [`RopeStyle::Halves`].
     pub(super) gguf_rope: RopeStyle,
+    /// The part of a head that rope turns where a config.json does not say; `None` where it is always
+    /// all.
+    pub(super) partial_rope: Option<f64>,
     /// Base of rope's frequencies, and what norms add, where a config.json does not say.
     pub(super) theta: f32,
     pub(super) eps: f32,
@@ -88,6 +95,18 @@ pub(super) enum Windows {
     Qwen,
     /// All but every so many, or what the file says instead.
     AllButEvery(usize),
+}
+
+/// The recurrent mixers of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recurrence {
+    None,
+    /// Gated delta rules. In GGUF value heads that share a key are `tiled`, or side by side as in a
+    /// folder.
+    DeltaNet {
+        tiled: bool,
+    },
+    ShortConv,
 }
 
 /// Over what queries and keys are normalised.
@@ -153,7 +172,7 @@ pub(super) enum Mlp {
 
 /// Every row.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    [llama::ROWS, gpt_oss::ROWS, qwen::ROWS, gemma::ROWS].into_iter().flatten()
+    [llama::ROWS, gpt_oss::ROWS, qwen::ROWS, gemma::ROWS, liquid::ROWS].into_iter().flatten()
 }
 
 /// What a row says unless it says something else.

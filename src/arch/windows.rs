@@ -1,7 +1,8 @@
 //! Which layers see a window only.
 
 use super::keys::{self, Keys};
-use super::rows::{Row, Windows};
+use super::recurrent::is_recurrent;
+use super::rows::{Recurrence, Row, Windows};
 use crate::config::limits;
 use crate::error::{Result, config_error, unsupported};
 use crate::load::{Object, Value};
@@ -54,10 +55,8 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
             (window.filter(|_| used), Box::new(move |layer| layer >= first))
         }
         Windows::AllButEvery(usual) => {
-            let every = match json.usize("sliding_window_pattern")? {
-                None => json.usize("_sliding_window_pattern")?.unwrap_or(usual),
-                Some(every) => every,
-            };
+            let saved = json.usize("_sliding_window_pattern")?;
+            let every = json.usize("sliding_window_pattern")?.or(saved).unwrap_or(usual);
             if every == 0 {
                 return Err(json.error("sliding_window_pattern", "is 0"));
             }
@@ -72,6 +71,7 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
     })?;
     let slides = |value: &serde_json::Value| match value.as_str() {
         Some("full_attention") => Ok(None),
+        Some(name) if row.recurrence != Recurrence::None && is_recurrent(name) => Ok(None),
         Some("sliding_attention") if window.is_some() => Ok(window),
         Some("sliding_attention") => {
             Err(json.error("layer_types", "has sliding layers, but there is no sliding window"))

@@ -7,7 +7,7 @@ use crate::config::{Config, limits};
 use crate::error::{Error, Result, config_error, tensor_error, unsupported};
 use crate::spec::{Named, Part, Slot, Slots, Spec};
 
-use super::{Checkpoint, GgmlType, Origin, Tensor};
+use super::{Checkpoint, GgmlType, Origin, Tensor, unread};
 
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
@@ -72,9 +72,15 @@ impl Checkpoint {
         match &self.origin {
             Origin::Gguf { .. } => self.decoder_of_gguf().map_err(|e| e.at(&self.path)),
             Origin::Folder(folder) => {
-                let keys = Keys::Json(folder.config()?);
+                let config = folder.config()?;
+                let keys = Keys::Json(config);
                 let source = Source { keys, rope_factors: None, embedding_rows: None };
-                Decoder::read(source).map_err(|e| e.at(folder.config_path()))
+                let decoder = Decoder::read(source);
+                let checked = decoder.and_then(|decoder| {
+                    unread::check_json(config, &folder.seen, decoder.config.arch)?;
+                    Ok(decoder)
+                });
+                checked.map_err(|e| e.at(folder.config_path()))
             }
         }
     }
@@ -85,11 +91,13 @@ impl Checkpoint {
         let arch = super::Metadata::need("general.architecture", arch)?;
         let factors = self.rope_factors()?;
         let rows = self.tensor(EMBEDDING).map(Tensor::rows);
-        Decoder::read(Source {
+        let decoder = Decoder::read(Source {
             keys: Keys::Gguf { metadata, arch },
             rope_factors: factors.as_deref(),
             embedding_rows: rows.or(self.vocabulary()),
-        })
+        })?;
+        unread::check_gguf(metadata, arch)?;
+        Ok(decoder)
     }
 
     /// Llama 3's stretch of rope, one divisor per pair of dimensions.
@@ -189,10 +197,20 @@ impl Checkpoint {
         slot.part.as_ref().filter(|part| !own && self.tensor(&part.tensor).is_some())
     }
 
+    /// Whether a tensor has the shape, but for dimensions of 1; a packed file has the numbers of what
+    /// is no matrix of a product as one row.
+    fn has_shape(&self, tensor: &Tensor, shape: &[usize]) -> bool {
+        let dims = |shape: &[usize]| -> Vec<usize> {
+            shape.iter().copied().filter(|&dim| dim != 1).collect()
+        };
+        let one_row = self.panels().is_some() && tensor.shape.len() == 1;
+        let elements = shape.iter().try_fold(1usize, |all, &dim| all.checked_mul(dim));
+        dims(&tensor.shape) == dims(shape) || one_row && elements == Some(tensor.elements())
+    }
+
     fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<()> {
         let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
-        // GGUF has a matrix of one row as a vector.
-        if tensor.shape != shape && shape.strip_prefix(&[1]) != Some(&tensor.shape[..]) {
+        if !self.has_shape(tensor, shape) {
             let problem = format!("has shape {:?}, expected {shape:?}", tensor.shape);
             return Err(self.tensor_error(tensor, problem));
         }

@@ -13,6 +13,7 @@ use super::json::{self, Object};
 use super::mmap::Bytes;
 use super::names::gguf_name;
 use super::tensor::Tensor;
+use super::unread::Seen;
 use super::{ReadOptions, Source, safetensors};
 
 const WEIGHTS: &str = "model.safetensors";
@@ -28,6 +29,8 @@ pub(super) struct Folder {
     pub(super) generation: Option<Map<String, Value>>,
     pub(super) tokenizer: Option<Bytes>,
     pub(super) tokenizer_config: Option<Value>,
+    /// The keys of the configuration that somebody has asked for.
+    pub(super) seen: Seen,
 }
 
 /// The files themselves, those that there are.
@@ -52,6 +55,7 @@ impl Folder {
             tokenizer: parts.tokenizer.as_ref().map(|part| Bytes::Given(part.to_vec().into())),
             tokenizer_config: json(&parts.tokenizer_config, "tokenizer_config.json")?
                 .map(Value::Object),
+            seen: Seen::default(),
         })
     }
 
@@ -80,6 +84,7 @@ impl Folder {
                 .then(|| Bytes::open(&tokenizer, options.mmap))
                 .transpose()?,
             tokenizer_config: read_json(&dir.join("tokenizer_config.json"))?.map(Value::Object),
+            seen: Seen::default(),
         };
         if folder.config.is_none() && folder.tokenizer.is_none() {
             return Err(format_error(
@@ -96,7 +101,7 @@ impl Folder {
             .config
             .as_ref()
             .ok_or_else(|| config_error("config.json is missing from the folder").at(&self.dir))?;
-        text_config(map)
+        Ok(text_config(map)?.noted(&self.seen))
     }
 
     pub(super) fn config_path(&self) -> PathBuf {
@@ -157,9 +162,9 @@ impl Folder {
 /// The configuration of the language model: all of a config.json, or in that of a multimodal model
 /// the object that it has for its text.
 pub(super) fn text_config(map: &Map<String, Value>) -> Result<Object<'_>> {
-    let whole = Object { map, prefix: "" };
+    let whole = Object::new(map, "");
     let text = whole.object("text_config")?.filter(|text| text.contains_key("model_type"));
-    Ok(text.map_or(whole, |map| Object { map, prefix: "text_config." }))
+    Ok(text.map_or(whole, |map| Object::new(map, "text_config.")))
 }
 
 /// What the index says: which file holds which tensor.
@@ -171,7 +176,7 @@ struct Index {
 }
 
 fn weight_map(map: &Map<String, Value>) -> Result<Index> {
-    let object = Object { map, prefix: "" };
+    let object = Object::new(map, "");
     let entries = object.need("weight_map", object.object("weight_map")?)?;
     let mut tensors = BTreeMap::new();
     for (name, file) in entries {

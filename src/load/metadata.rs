@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use super::unread::Seen;
 use crate::error::{Error, Result, config_error, format_error};
 
 /// A value of the metadata.
@@ -195,6 +196,8 @@ impl Serialize for Array {
 pub struct Metadata {
     entries: Vec<(String, Value)>,
     index: HashMap<String, usize>,
+    /// The keys that somebody has asked for.
+    pub(super) seen: Seen,
 }
 
 impl Metadata {
@@ -229,7 +232,9 @@ impl Metadata {
 
     /// The value of any type.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.index.get(key).map(|&at| &self.entries[at].1)
+        let at = *self.index.get(key)?;
+        self.seen.note(key);
+        Some(&self.entries[at].1)
     }
 
     /// A string.

@@ -21,6 +21,7 @@ mod safetensors;
 mod sniff;
 mod split;
 mod tensor;
+mod unread;
 mod values;
 
 use std::borrow::Cow;
@@ -515,7 +516,7 @@ fn generation_gguf(metadata: &Metadata) -> Result<GenerationDefaults> {
 fn generation_json(folder: &Folder) -> Result<GenerationDefaults> {
     let ids = |key: &str| -> Result<Vec<u32>> {
         for map in [&folder.generation, &folder.config].into_iter().flatten() {
-            let found = Object { map, prefix: "" }.token_ids(key)?;
+            let found = Object::new(map, "").token_ids(key)?;
             if !found.is_empty() {
                 return Ok(found);
             }

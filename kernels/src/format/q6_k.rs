@@ -12,11 +12,9 @@
 
 use super::Definition;
 use crate::activation::{Activation, Q8K_RECORD, q8k};
-use crate::matmul::simple::nibbles;
-use crate::matmul::{Codes, Quantized, each, fetch_part};
+use crate::matmul::{Codes, Quantized, each, fetch_part, planes};
 use crate::panel::{
-    BLOCK, HALVES, NIBBLES, Stack, VECTOR, code, code_bytes, half_at, high_bits, paired_nibbles,
-    spread,
+    BLOCK, HALVES, Stack, VECTOR, code, code_bytes, half_at, high_bits, paired_nibbles, spread,
 };
 use crate::simd::{LANES, Simd};
 
@@ -117,7 +115,7 @@ impl<S: Simd> Codes<S> for PackedSix {
     #[inline(always)]
     unsafe fn codes(self, s: S, b: usize, j: usize) -> S::U8 {
         let block = self.0.add(b * PACKED);
-        s.prep_u(six_bits(s, block, j))
+        s.prep_u(planes::group(s, 6, block, j))
     }
 }
 
@@ -245,17 +243,4 @@ unsafe impl Quantized for Q6_K {
     ) {
         add_six_bits::<S, MR>(s, PackedSix(unit), x, acc);
     }
-}
-
-/// Group `j`: a nibble, and bits five and six from the vectors after them.
-#[inline(always)]
-unsafe fn six_bits<S: Simd>(s: S, block: *const u8, j: usize) -> S::B {
-    let bits = s.b_load(block.add(NIBBLES + j / 4 * VECTOR));
-    let moved = match j % 4 {
-        0 => s.b_shl::<4>(bits),
-        1 => s.b_shl::<2>(bits),
-        2 => bits,
-        _ => s.b_shr::<2>(bits),
-    };
-    s.b_or(nibbles(s, block, j), s.b_and(moved, s.b_splat(0x30)))
 }

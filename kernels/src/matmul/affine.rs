@@ -12,8 +12,7 @@
 
 use std::marker::PhantomData;
 
-use super::simple::{fifth_bits, nibbles};
-use super::{Codes, Quantized, fetch_part};
+use super::{Codes, Quantized, fetch_part, planes};
 use crate::activation::{Activation, Q8K_RECORD, q8k};
 use crate::format::Definition;
 use crate::panel::{
@@ -176,8 +175,7 @@ impl<S: Simd, W: Blocks256> Codes<S> for Packed<W> {
     #[inline(always)]
     unsafe fn codes(self, s: S, b: usize, j: usize) -> S::U8 {
         let block = self.0.add(CODES + b * Affine::<W>::PACKED);
-        let codes = nibbles(s, block, j);
-        s.prep_u(if W::BITS == 5 { fifth_bits(s, block, j, codes) } else { codes })
+        s.prep_u(planes::group(s, W::BITS, block, j))
     }
 }
 

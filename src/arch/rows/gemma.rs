@@ -32,6 +32,7 @@ pub(super) const ROWS: &[Row] = &[
         shared_keys: true,
         layer_inputs: true,
         layer_scale: true,
+        partial_rope: Some(1.0),
         windows: Windows::AllButEvery(6),
         local_rope: true,
         theta: 1e6,

@@ -2,7 +2,7 @@
 
 use goldcrest_kernels::Nonlinearity;
 
-use super::{Cap, Mlp, NormKind, Places, QkNorm, Row, Scale, Windows};
+use super::{Cap, Mlp, NormKind, Places, QkNorm, Recurrence, Row, Scale, Windows};
 use crate::arch::experts::MIXTURE;
 use crate::config::RopeStyle;
 
@@ -28,10 +28,12 @@ pub(in crate::arch) const LLAMA: Row = Row {
     fused: false,
     qk_norm: QkNorm::None,
     gated_heads: false,
+    recurrence: Recurrence::None,
     sinks: false,
     norm: NormKind::Rms,
     norms: Places::Before,
     ffn_norm: "ffn_norm",
+    output_norm: "output_norm",
     scale: Scale::HeadDim,
     attention_cap: Cap::Never,
     logit_cap: Cap::Never,
@@ -47,6 +49,7 @@ pub(in crate::arch) const LLAMA: Row = Row {
     windows: Windows::Llama,
     local_rope: false,
     gguf_rope: RopeStyle::Pairs,
+    partial_rope: None,
     theta: 10_000.0,
     eps: 1e-6,
     head_dim: None,

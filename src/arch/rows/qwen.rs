@@ -1,6 +1,6 @@
 //! Qwen.
 
-use super::{LLAMA, QkNorm, Row, Windows};
+use super::{LLAMA, NormKind, QkNorm, Recurrence, Row, Windows};
 use crate::arch::experts::{MIXTURE, Mixture, Renormalise, Shared};
 use crate::config::RopeStyle;
 
@@ -35,6 +35,7 @@ pub(super) const ROWS: &[Row] = &[
         names: &[("mlp.gate", "ffn_gate_inp")],
         ..QWEN3
     },
+    QWEN3_5,
 ];
 
 const QWEN2: Row = Row {
@@ -54,4 +55,30 @@ const QWEN3: Row = Row {
     qk_norm: QkNorm::PerHead,
     head_dim: Some(128),
     ..QWEN2
+};
+
+/// And 3.6 and 3.8.
+const QWEN3_5: Row = Row {
+    name: "qwen3_5_text",
+    gguf: "qwen35",
+    recurrence: Recurrence::DeltaNet { tiled: true },
+    gated_heads: true,
+    norm: NormKind::RmsFromOne,
+    ffn_norm: "post_attention_norm",
+    windows: Windows::Llama,
+    partial_rope: Some(0.25),
+    head_dim: Some(256),
+    names: &[
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("linear_attn.in_proj_qkv", "attn_qkv"),
+        ("linear_attn.in_proj_z", "attn_gate"),
+        ("linear_attn.in_proj_b", "ssm_beta"),
+        ("linear_attn.in_proj_a", "ssm_alpha"),
+        ("linear_attn.conv1d", "ssm_conv1d"),
+        ("linear_attn.A_log", "ssm_a"),
+        ("linear_attn.dt_bias", "ssm_dt.bias"),
+        ("linear_attn.norm", "ssm_norm"),
+        ("linear_attn.out_proj", "ssm_out"),
+    ],
+    ..QWEN3
 };

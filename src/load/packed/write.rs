@@ -174,7 +174,7 @@ fn describe(head: &mut Vec<u8>, checkpoint: &Checkpoint, contents: &Contents<'_>
     head.extend((count as u64).to_le_bytes());
     let mut at = 0;
     for tensor in vectors {
-        put_tensor(head, (&tensor.name, &tensor.shape), GgmlType::F32, at, 0);
+        put_tensor(head, (&tensor.name, &[tensor.elements()]), GgmlType::F32, at, 0);
         at += vector_bytes(tensor.elements());
     }
     let mut rows_at = 0;

@@ -5,7 +5,7 @@ use goldcrest_kernels::{
     Attend, AttendOut, CHUNK, KvLayout, Merge, Nonlinearity, PANEL_ROWS, Span, partial_len,
 };
 
-use super::needs::{Kinds, Rows};
+use super::needs::Rows;
 use super::product::At;
 use super::scratch::{Lane, Place};
 use super::{Rotation, Walk};
@@ -111,35 +111,8 @@ impl Step<'_, '_> {
         lane: &mut Lane,
         norm: Option<&Norm<Loaded>>,
     ) -> Result<(), Poisoned> {
-        let walk = self.walk;
-        let input = walk.hidden(norm);
-        let kinds = self.mixer.linears().map(|linear| linear.matrix.kind());
-        walk.prepare(w, lane, &input, Kinds::of(kinds))?;
-        let grid = self.qkv.grid(w, walk.rows, PANEL_ROWS);
-        w.each(self.widths.qkv / PANEL_ROWS, walk.grain(), grid, |claim, mut block| {
-            let mut first = 0;
-            for linear in self.mixer.linears() {
-                let matrix = &linear.matrix;
-                let all = first..first + matrix.panels();
-                let (start, end) = (claim.start.max(all.start), claim.end.min(all.end));
-                if start < end {
-                    let columns =
-                        (start - first) * PANEL_ROWS..((end - first) * PANEL_ROWS).min(matrix.rows);
-                    let at = (start - claim.start) * PANEL_ROWS;
-                    let rows = walk.input_rows(w, lane, &input, matrix);
-                    let tile = block.tile(at, columns.len());
-                    walk.multiply(matrix, start - first..end - first, rows, tile);
-                    if let Some(bias) = &linear.bias {
-                        for row in 0..walk.rows {
-                            let out = &mut block.row(row)[at..][..columns.len()];
-                            walk.graph.kernels.add(out, &bias[columns.clone()]);
-                        }
-                    }
-                }
-                first = all.end;
-            }
-        });
-        w.barrier()
+        let input = self.walk.hidden(norm);
+        self.walk.side_by_side(w, lane, &input, self.mixer.linears(), self.qkv)
     }
 
     /// Normalises queries and keys over all heads together.

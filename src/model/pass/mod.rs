@@ -8,6 +8,8 @@
 //! barriers for one row.
 
 mod attention;
+mod conv;
+mod delta;
 mod dense;
 mod experts;
 mod layer_input;
@@ -166,6 +168,8 @@ impl Walk<'_> {
                 let at = At { block, index };
                 match &branch.mixer {
                     Mixer::Attention(mixer) => self.attention(w, lane, at, mixer)?,
+                    Mixer::DeltaNet(mixer) => self.delta_net(w, lane, at, mixer)?,
+                    Mixer::ShortConv(mixer) => self.short_conv(w, lane, at, mixer)?,
                     Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,
                     Mixer::Experts(mixer) => self.experts(w, lane, at, mixer)?,
                     Mixer::LayerInput(mixer) => self.layer_input(w, lane, at, mixer)?,

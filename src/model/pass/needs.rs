@@ -10,7 +10,7 @@ use crate::model::weights::Loaded;
 use crate::spec::{Linear, Mixer, Spec};
 
 /// Different widths of one sort of buffer that a model may have.
-pub(super) const WIDTHS: usize = 8;
+pub(super) const WIDTHS: usize = 16;
 
 /// The forms of activations that some matrices want.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,6 +56,8 @@ impl From<Activation> for Kinds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rows {
     Pass,
+    /// Those of the pass, beside others of the same width: what a convolution has made.
+    Convolved,
     Routed,
 }
 
@@ -94,6 +96,8 @@ pub(super) struct Needs {
     pub(super) queries: usize,
     pub(super) key: usize,
     pub(super) scores: usize,
+    /// Numbers of the inputs that a task's convolution sees.
+    pub(super) window: usize,
     pub(super) routing: Routing,
     /// Rows that a kernel takes at once.
     pub(super) group: usize,
@@ -135,6 +139,8 @@ impl Needs {
                     needs.float(mixer.width(), Rows::Pass);
                     needs.form(mixer.ffn, Rows::Pass, [mixer.down.matrix.format]);
                 }
+                Mixer::DeltaNet(mixer) => needs.delta_net(spec.hidden, mixer),
+                Mixer::ShortConv(mixer) => needs.short_conv(spec.hidden, mixer),
                 Mixer::Experts(mixer) => needs.experts(spec.hidden, mixer),
                 Mixer::LayerInput(mixer) => {
                     needs.form(spec.hidden, Rows::Pass, [mixer.gate.format]);
@@ -166,6 +172,25 @@ impl Needs {
         self.key = self.key.max(2 * heads.head_dim);
         self.scores =
             self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim, heads.head_dim));
+    }
+
+    fn delta_net(&mut self, hidden: usize, mixer: &crate::spec::DeltaNet<Loaded>) {
+        let heads = mixer.heads;
+        self.form(hidden, Rows::Pass, linear_formats(&mixer.inputs));
+        self.float(side_by_side(&mixer.inputs), Rows::Pass);
+        self.float(super::delta::convolved(heads), Rows::Convolved);
+        self.float(heads.values(), Rows::Pass);
+        self.form(heads.values(), Rows::Pass, [mixer.output.matrix.format]);
+        self.window = self.window.max(mixer.conv.taps * heads.slot());
+        self.key = self.key.max(heads.n_v);
+    }
+
+    fn short_conv(&mut self, hidden: usize, mixer: &crate::spec::ShortConv<Loaded>) {
+        self.form(hidden, Rows::Pass, [mixer.input.matrix.format, mixer.output.matrix.format]);
+        self.float(side_by_side([&mixer.input]), Rows::Pass);
+        self.float(hidden, Rows::Convolved);
+        let channels = crate::spec::ShortConv::<Loaded>::CHANNELS;
+        self.window = self.window.max(mixer.conv.taps * channels);
     }
 
     fn experts(&mut self, hidden: usize, mixer: &crate::spec::Experts<Loaded>) {
@@ -209,10 +234,15 @@ impl Needs {
     /// Rows of a buffer in a pass of `rows`.
     pub(super) fn rows_of(&self, sort: Rows, rows: usize) -> usize {
         match sort {
-            Rows::Pass => rows,
+            Rows::Pass | Rows::Convolved => rows,
             Rows::Routed => self.routing.slots(rows, self.group),
         }
     }
+}
+
+/// Numbers of a row of the products of several matrices, each of which begins at a whole panel.
+pub(super) fn side_by_side<'m>(linears: impl IntoIterator<Item = &'m Linear<Loaded>>) -> usize {
+    linears.into_iter().map(|linear| linear.matrix.panels() * PANEL_ROWS).sum()
 }
 
 fn linear_formats<'m>(

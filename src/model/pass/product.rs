@@ -235,6 +235,44 @@ impl<'a> Walk<'a> {
         lane.tile = tile;
     }
 
+    /// The products of the input with several matrices, each from a whole panel of `to` on, with their
+    /// biases.
+    pub(super) fn side_by_side<'m>(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        input: &Input<'_, '_>,
+        linears: impl Iterator<Item = &'m Linear<Loaded>> + Clone,
+        to: &Shared<'_, f32>,
+    ) -> Result<(), Poisoned> {
+        let kinds = linears.clone().map(|linear| linear.matrix.kind());
+        self.prepare(w, lane, input, Kinds::of(kinds))?;
+        let grid = to.grid(w, self.rows, PANEL_ROWS);
+        w.each(to.stride() / PANEL_ROWS, self.grain(), grid, |claim, mut block| {
+            let mut first = 0;
+            for Linear { matrix, bias } in linears.clone() {
+                let all = first..first + matrix.panels();
+                let (start, end) = (claim.start.max(all.start), claim.end.min(all.end));
+                if start < end {
+                    let columns =
+                        (start - first) * PANEL_ROWS..((end - first) * PANEL_ROWS).min(matrix.rows);
+                    let at = (start - claim.start) * PANEL_ROWS;
+                    let rows = self.input_rows(w, lane, input, matrix);
+                    let tile = block.tile(at, columns.len());
+                    self.multiply(matrix, start - first..end - first, rows, tile);
+                    if let Some(bias) = bias {
+                        for row in 0..self.rows {
+                            let out = &mut block.row(row)[at..][..columns.len()];
+                            self.graph.kernels.add(out, &bias[columns.clone()]);
+                        }
+                    }
+                }
+                first = all.end;
+            }
+        });
+        w.barrier()
+    }
+
     /// The products of two matrices whose panels alternate, `[rows, panels * (a 16, b 16)]`, into
     /// `tile`.
     pub(super) fn multiply_pair(

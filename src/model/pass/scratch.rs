@@ -46,6 +46,8 @@ pub(super) struct Lane {
     pub(super) queries: Vec<f32>,
     /// `[2, head_dim]`: a rotated key, and a normalised value or a gate.
     pub(super) key: Vec<f32>,
+    /// `[taps, channels of a task]`: the inputs that a convolution sees, in a ring.
+    pub(super) window: Vec<f32>,
     /// What the attention kernel works in.
     pub(super) scores: Vec<f32>,
     pub(super) routes: experts::Routes,
@@ -68,6 +70,7 @@ impl Lane {
         self.tile.resize((rows * GRAIN.1).max(GRAIN.0) * 2 * PANEL_ROWS, 0.0);
         self.queries.resize(needs.queries, 0.0);
         self.key.resize(needs.key, 0.0);
+        self.window.resize(needs.window, 0.0);
         self.scores.resize(needs.scores, 0.0);
         self.routes.grow(&needs.routing, rows, needs.group);
     }
@@ -96,6 +99,8 @@ pub(crate) struct Scratch {
     wanted: Vec<usize>,
     cancels: Vec<CancelToken>,
     caches: RowList<u8>,
+    before: RowList<f32>,
+    after: RowList<f32>,
     logits: RowList<f32>,
 }
 
@@ -134,6 +139,10 @@ pub(super) struct Buffers<'a> {
     pub(super) partials: Shared<'a, f32>,
     /// For each attention block, a row for each run: the block's heads side by side.
     pub(super) caches: Scattered<'a, u8>,
+    /// For each recurrent block two matrices, the tail of its convolution and its own, with a row for
+    /// each run: as the pass found them, and as it leaves them.
+    pub(super) before: Scattered<'a, f32>,
+    pub(super) after: Scattered<'a, f32>,
     /// `[wanted rows, vocab]`
     pub(super) logits: Scattered<'a, f32>,
     /// The rows whose logits are wanted.
@@ -235,9 +244,16 @@ impl Scratch {
         let vocab = graph.spec().vocab;
         let kept = self.places.first().map_or(0, |place| place.layouts.len());
         let mut caches = self.caches.lend(kept);
+        let recurrent = 2 * graph.spec().recurrences().count();
+        let (mut before, mut after) = (self.before.lend(recurrent), self.after.lend(recurrent));
         let mut logits = self.logits.lend(1);
         for Run { state, logits: own, wants, .. } in runs {
-            caches.extend(state.blocks());
+            let (blocks, parts) = state.lend();
+            caches.extend(blocks);
+            for [old, new] in parts {
+                before.extend(std::iter::once(old));
+                after.extend(std::iter::once(new));
+            }
             logits.extend(own.chunks_exact_mut(vocab).take(*wants));
         }
         let mut floats = self
@@ -268,6 +284,8 @@ impl Scratch {
                 Shared::new(&mut self.partials, len)
             },
             caches: caches.done(),
+            before: before.done(),
+            after: after.done(),
             logits: logits.done(),
             wanted: &self.wanted,
             tokens: &self.tokens,

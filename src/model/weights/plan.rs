@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use goldcrest_kernels::{Format, PANEL_ROWS};
 
+mod recurrent;
+
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Tensor, check_finite};
@@ -169,6 +171,8 @@ impl<'a> Plan<'a> {
             pre: self.optional_norm(branch.pre.as_ref())?,
             mixer: match &branch.mixer {
                 Mixer::Attention(mixer) => Mixer::Attention(Box::new(self.attention(mixer)?)),
+                Mixer::DeltaNet(mixer) => Mixer::DeltaNet(Box::new(self.delta_net(mixer)?)),
+                Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
                 Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
                 Mixer::Experts(mixer) => Mixer::Experts(self.experts(mixer)?),
                 Mixer::LayerInput(mixer) => Mixer::LayerInput(LayerInput {
