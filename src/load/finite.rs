@@ -188,6 +188,9 @@ mod tests {
         assert_eq!(check_finite(GgmlType::MXFP4, &blocks), Ok(()));
         blocks[2 * 17] = 0xff;
         assert_eq!(check_finite(GgmlType::MXFP4, &blocks), Err(2));
+    }
+
+    #[test]
     fn finds_scales_that_are_no_half_floats() {
         let mut medium = [0u8; 2 * 56];
         // Infinity, 0x7c00, whose upper two quarters are the last two words' upper bits.
