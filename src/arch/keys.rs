@@ -121,7 +121,9 @@ impl<'a> Keys<'a> {
             Self::Gguf { arch, .. } => format!("{arch}.{}", key.gguf),
             Self::Json(json) => {
                 // All spellings are read: a file that has several says the same with them.
-                key.json.iter().for_each(|name| drop(json.get(name)));
+                for name in key.json {
+                    let _ = json.get(name);
+                }
                 let there = key.json.iter().find(|name| json.map.contains_key(**name));
                 there.or(key.json.first()).map_or(key.gguf, |name| name).to_owned()
             }
