@@ -100,6 +100,8 @@ pub(crate) struct Spec<S: Stage> {
     pub(crate) hidden: usize,
     /// The embedding; `None` where the head's matrix is it, too.
     pub(crate) embed: Option<S::Rows>,
+    /// `[context, hidden]`: added to the embedding by position.
+    pub(crate) positions: Option<S::Rows>,
     /// A factor on the embedding.
     pub(crate) embed_scale: f32,
     /// What each layer gets of a token beside the residual stream.
@@ -241,6 +243,10 @@ pub(crate) struct Attention<S: Stage> {
     pub(crate) kept: usize,
     /// Whether `q_norm` and `k_norm` are over all heads together, not over each.
     pub(crate) norms_whole: bool,
+    /// Whether they come after the rotation.
+    pub(crate) norms_last: bool,
+    /// On rotated queries, by position.
+    pub(crate) temperature: Option<Temperature>,
     /// Whether what a head attends to is multiplied by the sigmoid of its gate.
     pub(crate) gated: bool,
     /// `[n_heads]`: a score that no position has.
@@ -249,6 +255,20 @@ pub(crate) struct Attention<S: Stage> {
     pub(crate) output: Linear<S>,
     /// Which of the model's rotations.
     pub(crate) rope: Option<usize>,
+}
+
+/// 1 + beta ln(1 + floor(position / step))
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Temperature {
+    pub(crate) beta: f32,
+    pub(crate) step: usize,
+}
+
+impl Temperature {
+    pub(crate) fn at(self, position: usize) -> f32 {
+        let steps = (1 + position / self.step) as f64;
+        (1.0 + f64::from(self.beta) * libm::log(steps)) as f32
+    }
 }
 
 /// What makes the keys and values.

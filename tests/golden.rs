@@ -31,6 +31,33 @@ const CASES: &[&str] = &[
     "gpt_oss_truncate",
     "qwen3_5",
     "lfm2",
+    "gpt2",
+    "phi3",
+    "phi3_longrope",
+];
+
+/// Made by tests/fixtures/make.py, for everyone.
+const OWN: &[&str] = &[
+    "gemma4_moe",
+    "gpt_neox",
+    "gpt_neox_sequential",
+    "phi",
+    "cohere",
+    "cohere2",
+    "ernie4_5",
+    "exaone4",
+    "exaone4_full",
+    "glm4",
+    "granite",
+    "hunyuan_v1_dense",
+    "ministral3",
+    "olmo2",
+    "olmo3",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+    "phi4_mini",
+    "granite4_micro",
 ];
 
 /// Of multimodal models.
@@ -47,8 +74,9 @@ const MIXTURES: &[&str] =
 const FORMATS: &[&str] =
     &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S"];
 
+/// For the context that the reference had: LongRoPE goes by it.
 fn load(path: &Path, kv: KvType) -> Model {
-    Model::loader(path).threads(2).kv(kv).load().unwrap_or_else(|e| panic!("{e}"))
+    Model::loader(path).context(128).threads(2).kv(kv).load().unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn logits(model: &Model, golden: &Reference) -> Vec<f32> {
@@ -108,6 +136,21 @@ fn float_weights_give_the_golden_logits() {
         let paths = [Some(folder.clone()), Some(v5.path().to_owned()), gguf(&folder, case)];
         for path in paths.into_iter().flatten() {
             check(case, &folder, &path);
+        }
+    }
+}
+
+/// In F16, which is what the reference computed with.
+#[test]
+fn our_own_cases_give_their_golden_logits() {
+    for case in OWN {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case);
+        let v5 = with_v5_config(&folder);
+        check(case, &folder, &folder);
+        check(case, &folder, v5.path());
+        let gguf = json(folder.join("meta.json"))["gguf"].as_str().unwrap().to_owned();
+        if gguf.ends_with(".gguf") {
+            check(case, &folder, &folder.join(gguf));
         }
     }
 }

@@ -1,20 +1,24 @@
 //! Decoders: from the keys of a file to their numbers, and from those to their blocks. [`Row`] tells
 //! one model from another.
 
-use super::attention::{Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap};
+use super::attention::{
+    Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap, temperature,
+};
 use super::experts;
 use super::feed_forward::FeedForward;
 use super::keys::{self, Keys};
+use super::multipliers::Factors;
 use super::recurrent::{Recurrent, adjusted_ffn};
 use super::refuse::refuse_variants;
 use super::rope::ropes;
-use super::rows::{self, NormKind, Places, Recurrence, Row};
-use super::windows::windows;
+use super::rows::{self, NormKind, Parallel, Places, Recurrence, Row, Windows};
+use super::windows::{roped, windows};
 use super::{Source, unknown};
-use crate::config::{Config, limits};
+use crate::config::{Config, Rope, limits};
 use crate::error::{Result, config_error};
 use crate::spec::{
     Block, Branch, LayerInput, LayerInputs, Linear, Logits, Mixer, Named, Norm, Slots, Spec,
+    Temperature,
 };
 
 /// A decoder's numbers.
@@ -32,6 +36,15 @@ pub(crate) struct Decoder {
     recurrent: Option<Recurrent>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
+    /// Whether queries, keys and values have biases; `None` if there are tensors of them.
+    pub(super) qkv_bias: Option<bool>,
+    /// Whether those of one tensor alternate head by head.
+    pub(super) by_head: bool,
+    pub(super) temperature: Option<Temperature>,
+    /// Whether each layer rotates queries and keys.
+    pub(super) roped: Vec<bool>,
+    parallel: bool,
+    factors: Factors,
     logits: Logits,
 }
 
@@ -59,7 +72,7 @@ impl Decoder {
             arch: row.name,
             vocab_size: vocab_size(source)?,
             hidden,
-            ffn: ffn(keys, row, n_layers)?,
+            ffn: ffn(keys, row, hidden, n_layers)?,
             n_layers,
             n_heads,
             n_kv_heads: kv_heads(keys, row, n_heads, &windows)?,
@@ -76,8 +89,15 @@ impl Decoder {
             },
         };
         config.check()?;
+        let factors = Factors::read(keys, row, &config)?;
+        let in_folder = matches!(keys, Keys::Json(_));
         Ok(Self {
             row,
+            qkv_bias: qkv_bias(keys, row)?,
+            by_head: row.fused_by_head && in_folder,
+            temperature: temperature(keys, row)?,
+            roped: roped(keys, row, &config)?,
+            parallel: parallel(keys, row)?,
             scale: super::attention::scale(keys, row, &config)?,
             cap: softcap(keys, row.attention_cap, keys::ATTENTION_CAP)?,
             global: Global::read(keys, &config)?,
@@ -89,7 +109,11 @@ impl Decoder {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
             },
-            logits: Logits { scale: 1.0, cap: softcap(keys, row.logit_cap, keys::LOGIT_CAP)? },
+            logits: Logits {
+                scale: factors.logits,
+                cap: softcap(keys, row.logit_cap, keys::LOGIT_CAP)?,
+            },
+            factors,
             config,
         })
     }
@@ -108,6 +132,13 @@ impl Decoder {
         let norm = self.norm(slots, self.row.output_norm, hidden)?;
         let layer_inputs = self.layer_inputs.as_ref();
         let layer_inputs = layer_inputs.map(|widths| self.inputs(slots, widths)).transpose()?;
+        let positions = if self.row.learned_positions {
+            Some(slots.matrix("position_embd", &[self.config.context_length, hidden])?)
+        } else {
+            None
+        };
+        let bias = self.row.head_bias.then(|| slots.tensor("output.bias", &[vocab], 0.0));
+        let bias = bias.transpose()?;
         let mut blocks = Vec::new();
         for layer in 0..n_layers {
             self.layer(slots.layer(layer), layer, &mut blocks)?;
@@ -117,15 +148,12 @@ impl Decoder {
             hidden,
             embed,
             layer_inputs,
-            embed_scale: if self.row.scaled_embedding { (hidden as f32).sqrt() } else { 1.0 },
-            ropes: [&self.config.rope]
-                .into_iter()
-                .chain(&self.config.local_rope)
-                .cloned()
-                .collect(),
+            positions,
+            embed_scale: self.factors.embedding,
+            ropes: self.ropes(),
             blocks,
             norm,
-            head: Linear { matrix: head, bias: None },
+            head: Linear { matrix: head, bias },
             logits: self.logits,
         })
     }
@@ -143,6 +171,10 @@ impl Decoder {
             mixers.filter(|branch| keeps(&branch.mixer)).count()
         };
         let (attentions, recurrences) = (kept(keeps_keys), kept(recurs));
+        if self.parallel {
+            blocks.push(self.parallel(slots, layer, attentions)?);
+            return Ok(());
+        }
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
             Ok(vec![match recurrent {
                 Some(recurrent) => self.recurrence(slots, recurrent, recurrences)?,
@@ -175,6 +207,31 @@ impl Decoder {
             branch.post = Some(self.norm(slots, &format!("post_ffw_norm_{n}"), hidden)?);
         }
         Ok(())
+    }
+
+    /// A layer whose attention and feed-forward layer read the same rows.
+    fn parallel(&self, slots: &mut Slots<'_>, layer: usize, kept: usize) -> Result<Block<Named>> {
+        let hidden = self.config.hidden;
+        let second = match self.row.parallel {
+            Parallel::OneNorm => "attn_norm",
+            _ => self.row.ffn_norm,
+        };
+        let mut branches = Vec::new();
+        let pre = Some(self.norm(slots, "attn_norm", hidden)?);
+        let mixer = Mixer::Attention(Box::new(self.attention(slots, layer, kept)?));
+        branches.push(Branch { pre, mixer, post: None });
+        for mixer in self.feed_forward(slots, layer)? {
+            let pre = Some(self.norm(slots, second, hidden)?);
+            branches.push(Branch { pre, mixer, post: None });
+        }
+        Ok(Block { branches, post: None, factor: self.factors.residual, scale: None })
+    }
+
+    /// The rotations that its layers choose from.
+    fn ropes(&self) -> Vec<Rope> {
+        let Config { rope, local_rope, .. } = &self.config;
+        let any = self.roped.contains(&true);
+        std::iter::once(rope).chain(local_rope).filter(|_| any).cloned().collect()
     }
 
     /// The block of a layer that brings in its input.
@@ -228,7 +285,7 @@ impl Decoder {
             branches.push(Branch { pre, mixer, post: None });
         }
         let post = norm(slots, places != Places::Before, after)?;
-        Ok(Block { branches, post, factor: 1.0, scale: None })
+        Ok(Block { branches, post, factor: self.factors.residual, scale: None })
     }
 
     pub(super) fn norm(
@@ -261,14 +318,16 @@ fn recurs(mixer: &Mixer<Named>) -> bool {
 
 /// Width of dense feed-forward layers, of the first where they differ; of the experts, where there
 /// are no others.
-fn ffn(keys: Keys, row: &Row, n_layers: usize) -> Result<usize> {
+fn ffn(keys: Keys, row: &Row, hidden: usize, n_layers: usize) -> Result<usize> {
     match (keys, keys.size(keys::EXPERT_FFN)?) {
         (Keys::Json(json), None) if row.recurrence == Recurrence::ShortConv => adjusted_ffn(json),
         (_, Some(expert)) if row.experts.is_some() && !keys.has(keys::FFN.key()) => Ok(expert),
+        (Keys::Json(_), _) if row.shared_ffn => keys.need(keys::SHARED_MLP),
         _ => {
             let widths = keys.per_layer(keys::FFN, n_layers)?;
             let first = widths.and_then(|widths| widths.first().copied());
-            first.ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))
+            let default = row.ffn_times.map(|times| times * hidden);
+            first.or(default).ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))
         }
     }
 }
@@ -295,20 +354,45 @@ fn find(keys: Keys) -> Result<&'static Row> {
         }
         Keys::Gguf { arch, .. } => {
             let experts = keys.count(keys::EXPERTS.key())?.is_some_and(|n| n > 0);
-            let named = |row: &&'static Row| row.gguf == arch;
-            let fits = rows::all().filter(named).find(|row| row.experts.is_some() == experts);
-            fits.or_else(|| rows::all().find(named)).ok_or_else(|| unknown(arch))?
+            let slides = keys.count(keys::WINDOW.key())?.is_some_and(|n| n > 0);
+            let named = || rows::all().filter(|row| row.gguf == arch);
+            let fits = || named().filter(|row| row.experts.is_some() == experts);
+            // olmo3 calls itself olmo2.
+            let sliding = |row: &&'static Row| matches!(row.windows, Windows::AllButEvery(_));
+            let sliding = if slides { fits().find(sliding) } else { None };
+            let row = sliding.or_else(|| fits().next()).or_else(|| named().next());
+            row.ok_or_else(|| unknown(arch))?
         }
     };
     Ok(row)
 }
 
 fn norm_eps(keys: Keys, row: &Row) -> Result<f32> {
-    match (keys.f32(keys::EPS)?, keys) {
+    let key = match row.norm {
+        NormKind::Rms | NormKind::RmsFromOne => keys::EPS,
+        NormKind::Layer | NormKind::LayerUnbiased => keys::LAYER_EPS,
+    };
+    match (keys.f32(key)?, keys) {
         (Some(eps), _) => Ok(eps),
         (None, Keys::Json(_)) => Ok(row.eps),
-        (None, Keys::Gguf { .. }) => Err(keys.error(keys::EPS, "is missing")),
+        (None, Keys::Gguf { .. }) => Err(keys.error(key, "is missing")),
     }
+}
+
+fn qkv_bias(keys: Keys, row: &Row) -> Result<Option<bool>> {
+    Ok(match (row.bias_key, keys) {
+        (None, _) => Some(row.qkv_bias),
+        (Some((key, default)), Keys::Json(json)) => Some(json.bool(key)?.unwrap_or(default)),
+        (Some(_), Keys::Gguf { .. }) => None,
+    })
+}
+
+fn parallel(keys: Keys, row: &Row) -> Result<bool> {
+    Ok(match row.parallel {
+        Parallel::No => false,
+        Parallel::OneNorm => true,
+        Parallel::IfSaid => keys.bool(keys::PARALLEL)?.unwrap_or(true),
+    })
 }
 
 /// The embedding's rows are what the pass uses; a key that says otherwise is found by the check of

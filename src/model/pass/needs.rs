@@ -125,7 +125,9 @@ impl Routing {
 impl Needs {
     pub(super) fn new(spec: &Spec<Loaded>, rotations: &[Rotation], group: usize) -> Result<Self> {
         let mut needs = Self { group, ..Self::default() };
-        needs.angles = rotations.iter().map(|rotation| 2 * rotation.pairs()).sum();
+        let angles: usize = rotations.iter().map(|rotation| 2 * rotation.pairs()).sum();
+        // A grid has columns.
+        needs.angles = angles.max(1);
         needs.mixed = spec.blocks.iter().any(mixes);
         let mut branches = spec.blocks.iter().flat_map(|block| &block.branches);
         needs.branched = branches.any(|branch| branch.post.is_some());

@@ -1,6 +1,6 @@
 //! The buffers of a forward pass, kept from one to the next.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use goldcrest_kernels::{Activation, KvLayout, PANEL_ROWS};
 
@@ -183,9 +183,10 @@ impl Scratch {
         }
         self.grow(&graph.needs, graph.spec().hidden, rows, workers);
         if rows == 1 {
-            let (id, position) = self.tokens[0];
-            let (hidden, angles) = (graph.spec().hidden, graph.needs.angles);
-            graph.embed(id, position, &mut self.x[..hidden], &mut self.angles[..angles]);
+            let (x, angles) = (graph.spec().hidden, graph.needs.angles);
+            let (x, angles) = (&mut self.x[..x], &mut self.angles[..angles]);
+            let lane = self.lanes[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+            graph.embed(self.tokens[0], x, angles, &mut lane.row);
         }
     }
 
@@ -233,7 +234,7 @@ impl Scratch {
         self.choices.resize(rows * experts.used, experts::Choice::default());
         self.lanes.resize_with(workers, Mutex::default);
         for lane in &mut self.lanes {
-            let lane = lane.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let lane = lane.get_mut().unwrap_or_else(PoisonError::into_inner);
             lane.grow(needs, rows);
         }
     }

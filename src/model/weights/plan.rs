@@ -82,7 +82,7 @@ impl Source<'_> {
 
     /// Rows `rows` of the matrix whose transpose begins at row `first` of the tensor.
     fn gather(&self, data: &[u8], first: usize, rows: Range<usize>, room: &mut Vec<u8>) {
-        let (size, bytes) = (self.from.block_bytes(), self.tensor.row_bytes());
+        let (size, bytes) = (self.from.block_bytes(), self.tensor.line_bytes());
         let columns = &data[first * bytes..][..self.matrix.k * bytes];
         room.clear();
         for row in rows {
@@ -133,10 +133,12 @@ impl<'a> Plan<'a> {
         let norm = self.norm(&spec.norm)?;
         let head = self.head(&spec.head)?;
         let embed = spec.embed.as_ref().map(|slot| self.rows(slot)).transpose()?;
+        let positions = spec.positions.as_ref().map(|slot| self.rows(slot)).transpose()?;
         Ok(Spec {
             vocab: spec.vocab,
             hidden: spec.hidden,
             embed,
+            positions,
             embed_scale: spec.embed_scale,
             layer_inputs: spec.layer_inputs.as_ref().map(|i| self.layer_inputs(i)).transpose()?,
             ropes: spec.ropes.clone(),
@@ -211,7 +213,8 @@ impl<'a> Plan<'a> {
     }
 
     fn attention(&mut self, mixer: &Attention<Named>) -> Result<Attention<Loaded>> {
-        let Attention { heads, kept, norms_whole, gated, rope, .. } = *mixer;
+        let Attention { heads, kept, norms_whole, norms_last, temperature, gated, rope, .. } =
+            *mixer;
         Ok(Attention {
             q: self.linear(&mixer.q)?,
             q_norm: self.optional_norm(mixer.q_norm.as_ref())?,
@@ -220,6 +223,8 @@ impl<'a> Plan<'a> {
             heads,
             kept,
             norms_whole,
+            norms_last,
+            temperature,
             gated,
             sinks: self.optional_vector(mixer.sinks.as_ref())?,
             rope,
@@ -413,7 +418,8 @@ impl<'a> Plan<'a> {
             ));
         }
         let matrix = Matrix { format, rows, k, offset: 0, stride: 0 };
-        Ok(Source { tensor, map, transposed: None, name, from, matrix })
+        let source = Source { tensor, map, transposed: None, name, from, matrix };
+        if tensor.transposed { self.transposed(source, 0) } else { Ok(source) }
     }
 
     /// Places the sources side by side and returns their matrices. Those of a packed file have their
