@@ -3,6 +3,7 @@
 mod cohere;
 mod gemma;
 mod gpt;
+mod gpt_oss;
 mod granite;
 mod liquid;
 mod llama;
@@ -249,6 +250,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         gemma::ROWS,
         liquid::ROWS,
         gpt::ROWS,
+        gpt_oss::ROWS,
         microsoft::ROWS,
         granite::ROWS,
         olmo::ROWS,
