@@ -29,6 +29,10 @@ const CASES: &[&str] = &[
     "mixtral",
     "gpt_oss",
     "gpt_oss_truncate",
+    "deepseek_v2",
+    "deepseek_v2_greedy",
+    "deepseek_v2_lite",
+    "deepseek_v3",
     "qwen3_5",
     "lfm2",
 ];
@@ -37,11 +41,29 @@ const CASES: &[&str] = &[
 const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
-const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "gemma4", "qwen3_moe", "gpt_oss"];
+const NOT_IN_GGUF: &[&str] = &[
+    "mistral",
+    "gemma2",
+    "gemma3_p4",
+    "gemma4",
+    "qwen3_moe",
+    "gpt_oss",
+    "deepseek_v2",
+    "deepseek_v2_lite",
+];
 
 /// Of experts.
-const MIXTURES: &[&str] =
-    &["qwen3_moe", "qwen3_moe_sparse", "mixtral", "gpt_oss", "gpt_oss_truncate"];
+const MIXTURES: &[&str] = &[
+    "qwen3_moe",
+    "qwen3_moe_sparse",
+    "mixtral",
+    "gpt_oss",
+    "gpt_oss_truncate",
+    "deepseek_v2",
+    "deepseek_v2_greedy",
+    "deepseek_v2_lite",
+    "deepseek_v3",
+];
 
 /// Types of the quantised files that have kernels.
 const FORMATS: &[&str] =

@@ -1,5 +1,6 @@
 //! The decoders: a row of data each, in a file for each house that makes them.
 
+mod deepseek;
 mod gemma;
 mod gpt_oss;
 mod liquid;
@@ -34,6 +35,8 @@ pub(super) struct Row {
     pub(super) gated_heads: bool,
     /// What some layers have instead of attention.
     pub(super) recurrence: Recurrence,
+    /// Keys and values are made of latents.
+    pub(super) latent: bool,
     /// Each head has a score that no position has.
     pub(super) sinks: bool,
     pub(super) norm: NormKind,
@@ -172,7 +175,9 @@ pub(super) enum Mlp {
 
 /// Every row.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    [llama::ROWS, gpt_oss::ROWS, qwen::ROWS, gemma::ROWS, liquid::ROWS].into_iter().flatten()
+    [llama::ROWS, deepseek::ROWS, gpt_oss::ROWS, qwen::ROWS, gemma::ROWS, liquid::ROWS]
+        .into_iter()
+        .flatten()
 }
 
 /// What a row says unless it says something else.

@@ -29,6 +29,7 @@ pub(in crate::arch) const LLAMA: Row = Row {
     qk_norm: QkNorm::None,
     gated_heads: false,
     recurrence: Recurrence::None,
+    latent: false,
     sinks: false,
     norm: NormKind::Rms,
     norms: Places::Before,
