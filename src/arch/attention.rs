@@ -83,7 +83,8 @@ impl Decoder {
         let global = self.global.as_ref().filter(|_| window.is_none());
         let (head_dim, n_kv_heads) =
             global.map_or((head_dim, n_kv_heads), |global| (global.head_dim, global.n_kv_heads));
-        Heads { n_heads, n_kv_heads, head_dim, window, scale: self.scale, cap: self.cap }
+        let (value_dim, scale, cap) = (head_dim, self.scale, self.cap);
+        Heads { n_heads, n_kv_heads, head_dim, value_dim, window, scale, cap }
     }
 
     /// Queries, keys or values, which a file may have in one tensor with the others.

@@ -1,6 +1,7 @@
 //! The decoders: a row of data each, in a file for each house that makes them.
 
 mod cohere;
+mod deepseek;
 mod gemma;
 mod gpt;
 mod gpt_oss;
@@ -49,6 +50,8 @@ pub(super) struct Row {
     pub(super) temperature: bool,
     /// What some layers have instead of attention.
     pub(super) recurrence: Recurrence,
+    /// Keys and values are made of latents.
+    pub(super) latent: bool,
     /// Each head has a score that no position has.
     pub(super) sinks: bool,
     pub(super) norm: NormKind,
@@ -248,6 +251,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         llama::ROWS,
         qwen::ROWS,
         gemma::ROWS,
+        deepseek::ROWS,
         liquid::ROWS,
         gpt::ROWS,
         gpt_oss::ROWS,

@@ -30,6 +30,11 @@ pub(super) fn count(spec: &Spec<Named>) -> Vec<BlockCount> {
 fn describe(mixer: &Mixer<Named>) -> String {
     match mixer {
         Mixer::Attention(attention) => attention_kind(attention),
+        Mixer::Latent(latent) => {
+            let heads = latent.heads;
+            let (query, rank) = (heads.query(), heads.rank);
+            format!("latent attention, {} heads of {query} on latents of {rank}", heads.n_heads)
+        }
         Mixer::DeltaNet(net) => {
             let heads = &net.heads;
             let (keys, values) = (heads.n_k, heads.n_v);

@@ -47,6 +47,7 @@ pub(in crate::arch) const LLAMA: Row = Row {
     gated_heads: false,
     temperature: false,
     recurrence: Recurrence::None,
+    latent: false,
     sinks: false,
     norm: NormKind::Rms,
     norms: Places::Before,

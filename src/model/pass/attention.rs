@@ -43,6 +43,10 @@ impl Widths {
 
 /// Numbers of the partial results of one row over its whole context, where that is cut into chunks.
 pub(super) fn partials(heads: Heads, layout: KvLayout) -> usize {
+    // Heads that share latents are never cut.
+    if heads.value_dim != heads.head_dim {
+        return 0;
+    }
     // What a window sees may begin and end within a chunk.
     let chunks = layout.positions().div_ceil(CHUNK) + 1;
     heads.n_kv_heads * chunks * partial(heads)

@@ -12,6 +12,7 @@ mod conv;
 mod delta;
 mod dense;
 mod experts;
+mod latent;
 mod layer_input;
 mod needs;
 mod product;
@@ -182,6 +183,7 @@ impl Walk<'_> {
                 let at = At { block, index };
                 match &branch.mixer {
                     Mixer::Attention(mixer) => self.attention(w, lane, at, mixer)?,
+                    Mixer::Latent(mixer) => self.latent(w, lane, at, mixer)?,
                     Mixer::DeltaNet(mixer) => self.delta_net(w, lane, at, mixer)?,
                     Mixer::ShortConv(mixer) => self.short_conv(w, lane, at, mixer)?,
                     Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,

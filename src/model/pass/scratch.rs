@@ -6,7 +6,7 @@ use goldcrest_kernels::{Activation, KvLayout, PANEL_ROWS};
 
 use super::needs::{self, KINDS, Kinds, Needs, WIDTHS, slot};
 use super::product::GRAIN;
-use super::{Graph, Run, attention, experts};
+use super::{Graph, Run, attention, experts, latent};
 use crate::session::CancelToken;
 use crate::threads::{RowList, Scattered, Shared};
 
@@ -51,6 +51,7 @@ pub(super) struct Lane {
     /// What the attention kernel works in.
     pub(super) scores: Vec<f32>,
     pub(super) routes: experts::Routes,
+    pub(super) latent: latent::Room,
 }
 
 impl Lane {
@@ -73,6 +74,9 @@ impl Lane {
         self.window.resize(needs.window, 0.0);
         self.scores.resize(needs.scores, 0.0);
         self.routes.grow(&needs.routing, rows, needs.group);
+        self.latent.latents.resize(needs.latents, 0.0);
+        self.latent.products.resize(needs.head_products, 0.0);
+        self.latent.forms.resize(needs.head_forms, 0);
     }
 }
 

@@ -10,8 +10,8 @@ use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Tensor, check_finite};
 use crate::spec::{
-    Attention, Block, Branch, Dense, Experts, KeysValues, LayerInput, LayerInputs, Linear, Mixer,
-    Named, Norm, RowMap, Slot, Spec, Up,
+    Attention, Block, Branch, Dense, Experts, KeysValues, Latent, LayerInput, LayerInputs, Linear,
+    Mixer, Named, Norm, RowMap, Slot, Spec, Up,
 };
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
@@ -173,6 +173,7 @@ impl<'a> Plan<'a> {
             pre: self.optional_norm(branch.pre.as_ref())?,
             mixer: match &branch.mixer {
                 Mixer::Attention(mixer) => Mixer::Attention(Box::new(self.attention(mixer)?)),
+                Mixer::Latent(mixer) => Mixer::Latent(Box::new(self.latent(mixer)?)),
                 Mixer::DeltaNet(mixer) => Mixer::DeltaNet(Box::new(self.delta_net(mixer)?)),
                 Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
                 Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
@@ -306,6 +307,33 @@ impl<'a> Plan<'a> {
         Ok(Expert { gate_up, down: self.push(vec![down])?.remove(0) })
     }
 
+    fn latent(&mut self, mixer: &Latent<Named>) -> Result<Latent<Loaded>> {
+        let [queries, latents] = &mixer.inputs;
+        let low_rank = match &mixer.low_rank {
+            Some((norm, linear)) => Some((self.norm(norm)?, self.linear(linear)?)),
+            None => None,
+        };
+        Ok(Latent {
+            heads: mixer.heads,
+            inputs: [self.linear(queries)?, self.linear(latents)?],
+            low_rank,
+            norm: self.norm(&mixer.norm)?,
+            keys: self.of_heads(&mixer.keys)?,
+            values: self.of_heads(&mixer.values)?,
+            output: self.linear(&mixer.output)?,
+            kept: mixer.kept,
+            rope: mixer.rope,
+        })
+    }
+
+    fn of_heads(&mut self, slot: &Slot) -> Result<Vec<Matrix>> {
+        let matrix = |head| {
+            let source = self.one_of(slot, head)?;
+            Ok(self.push(vec![source])?.remove(0))
+        };
+        (0..slot.shape[0]).map(matrix).collect()
+    }
+
     fn matrix(&mut self, slot: &Slot) -> Result<Matrix> {
         let source = self.whole(slot)?;
         Ok(self.push(vec![source])?.remove(0))
@@ -361,7 +389,7 @@ impl<'a> Plan<'a> {
     fn slot(&self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
         let name = slot.name.clone();
         match self.checkpoint.part_of(slot) {
-            Some(part) if part.transposed => {
+            Some(part) if part.transposed.is_some() => {
                 let source = self.source(&part.tensor, part.rows, &slot.shape, name, quantize)?;
                 self.transposed(source, 0)
             }
@@ -379,13 +407,13 @@ impl<'a> Plan<'a> {
         Ok(Source { transposed: Some(first), ..source })
     }
 
-    /// The matrix of one expert: of a tensor that holds those of all, or a tensor of its own.
+    /// The matrix of one expert or head: of a tensor that holds those of all, or a tensor of its own.
     fn one_of(&self, slot: &Slot, expert: usize) -> Result<Source<'a>> {
         let (name, shape) = (slot.expert_name(expert), &slot.shape[1..]);
         if let Some(part) = self.checkpoint.part_of(slot) {
-            if part.transposed {
+            if let Some(step) = part.transposed {
                 let source = self.source(&part.tensor, part.rows, shape, name, self.quantize)?;
-                return self.transposed(source, expert * shape[1]);
+                return self.transposed(source, expert * step);
             }
             // Whole runs are an expert's.
             let map = RowMap { first: part.rows.row(expert * shape[0]), ..part.rows };
