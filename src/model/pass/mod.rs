@@ -89,6 +89,16 @@ impl Default for Run {
     }
 }
 
+/// Bytes of the buffers of a pass over a whole piece of a prompt.
+///
+/// # Errors
+/// As [`Graph::new`].
+pub(crate) fn scratch_bytes(spec: &Spec<Loaded>, kernels: &Kernels, threads: usize) -> Result<u64> {
+    let rotations: Vec<_> = spec.ropes.iter().map(Rotation::new).collect();
+    let needs = Needs::new(spec, &rotations, kernels.group())?;
+    Ok(Scratch::bytes(&needs, spec.hidden, BATCH, threads) as u64)
+}
+
 impl Graph {
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a model of more different widths than a pass has buffers for.
