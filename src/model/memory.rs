@@ -18,13 +18,13 @@ pub(crate) fn at_hand() -> Option<AtHand> {
 
 fn told(read: &dyn Fn(&str) -> Option<String>) -> Option<AtHand> {
     let available = read("/proc/meminfo").and_then(|text| number(&text, "MemAvailable:"));
-    let system =
-        available.map(|kib| AtHand { bytes: kib.saturating_mul(1024), by: "the system".into() });
+    let system = available
+        .map(|kib| AtHand { bytes: kib.saturating_mul(1024), by: "of the system's".into() });
     let groups = read("/proc/self/cgroup").unwrap_or_default();
     let groups = groups.lines().filter_map(|line| Group::parse(line)).flat_map(Group::levels);
     let groups = groups.filter_map(|(kind, folder)| {
         let bytes = kind.left(&|file| read(&format!("{folder}/{file}")))?;
-        Some(AtHand { bytes, by: format!("the limit of its control group {folder}") })
+        Some(AtHand { bytes, by: format!("within the limit of the control group {folder}") })
     });
     system.into_iter().chain(groups).min_by_key(|at_hand| at_hand.bytes)
 }
@@ -119,12 +119,12 @@ mod tests {
     }
 
     fn by_group(bytes: u64, folder: &str) -> Option<AtHand> {
-        Some(AtHand { bytes, by: format!("the limit of its control group {folder}") })
+        Some(AtHand { bytes, by: format!("within the limit of the control group {folder}") })
     }
 
     #[test]
     fn a_system_without_groups() {
-        let system = Some(AtHand { bytes: 8_000_000 * 1024, by: "the system".into() });
+        let system = Some(AtHand { bytes: 8_000_000 * 1024, by: "of the system's".into() });
         assert_eq!(of(&[("/proc/meminfo", MEMINFO)]), system);
         let unlimited = [
             ("/proc/meminfo", MEMINFO),

@@ -32,7 +32,7 @@ impl Known {
     pub(super) fn at_hand(self) -> Option<AtHand> {
         match self {
             Self::System => super::memory::at_hand(),
-            Self::Caller(bytes) => Some(AtHand { bytes, by: "what the caller gives".into() }),
+            Self::Caller(bytes) => Some(AtHand { bytes, by: "as the caller says".into() }),
         }
     }
 }
@@ -124,7 +124,7 @@ impl Need<'_> {
             ErrorKind::Memory,
             format!(
                 "the model needs {} of memory ({} of weights, {} of state for a context of {context} \
-                 tokens, {} for its passes), and {} are at hand by {}; {}",
+                 tokens, {} for its passes), and {} are at hand ({}); {}",
                 size(need),
                 size(Some(weights)),
                 size(state),
@@ -253,7 +253,7 @@ mod tests {
             "1000 B of weights",
             "2.0 KiB of state for a context of 1000 tokens",
             "100 B for its passes",
-            "2.4 KiB are at hand by what the caller gives",
+            "2.4 KiB are at hand (as the caller says)",
             "a context of 700 tokens",
             "keys and values in q8_0",
             "a packed file",
