@@ -27,6 +27,8 @@ const CASES: &[&str] = &[
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",
+    "gpt_oss",
+    "gpt_oss_truncate",
     "qwen3_5",
     "lfm2",
 ];
@@ -35,10 +37,11 @@ const CASES: &[&str] = &[
 const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
-const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "gemma4", "qwen3_moe"];
+const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "gemma4", "qwen3_moe", "gpt_oss"];
 
 /// Of experts.
-const MIXTURES: &[&str] = &["qwen3_moe", "qwen3_moe_sparse", "mixtral"];
+const MIXTURES: &[&str] =
+    &["qwen3_moe", "qwen3_moe_sparse", "mixtral", "gpt_oss", "gpt_oss_truncate"];
 
 /// Types of the quantised files that have kernels.
 const FORMATS: &[&str] =

@@ -70,7 +70,10 @@ impl Decoder {
             rope,
             local_rope,
             windows,
-            experts: row.experts.map(|_| experts::numbers(keys)).transpose()?,
+            experts: match row.experts {
+                Some(mixture) => experts::numbers(keys, mixture)?,
+                None => None,
+            },
         };
         config.check()?;
         Ok(Self {
@@ -149,11 +152,27 @@ impl Decoder {
         blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
         })?);
+        if self.feed_forward.beside() {
+            self.set_apart(slots, blocks)?;
+        }
         if let Some(LayerWidths { width, .. }) = self.layer_inputs {
             blocks.push(self.layer_input(slots, layer, width)?);
         }
         if let Some(last) = blocks.last_mut().filter(|_| self.row.layer_scale) {
             last.scale = Some(slots.tensor("layer_output_scale.weight", &[1], 0.0)?);
+        }
+        Ok(())
+    }
+
+    /// Gives the branches of the last block, dense and of experts, their own norms.
+    fn set_apart(&self, slots: &mut Slots<'_>, blocks: &mut [Block<Named>]) -> Result<()> {
+        let hidden = self.config.hidden;
+        let Some(Block { branches, .. }) = blocks.last_mut() else { return Ok(()) };
+        for (branch, n) in branches.iter_mut().zip(1..) {
+            if n == 2 {
+                branch.pre = Some(self.norm(slots, "pre_ffw_norm_2", hidden)?);
+            }
+            branch.post = Some(self.norm(slots, &format!("post_ffw_norm_{n}"), hidden)?);
         }
         Ok(())
     }
@@ -257,14 +276,14 @@ fn ffn(keys: Keys, row: &Row, n_layers: usize) -> Result<usize> {
 fn layer_inputs(keys: Keys, row: &Row, config: &Config) -> Result<Option<LayerWidths>> {
     let width = if row.layer_inputs { keys.count(keys::LAYER_INPUT)? } else { None };
     let default = (row.layer_inputs && matches!(keys, Keys::Json(_))).then_some(256);
+    let vocab = match keys {
+        Keys::Json(_) if row.layer_inputs => keys.size(keys::LAYER_INPUT_VOCAB)?,
+        _ => None,
+    };
     let Some(width) = width.or(default).filter(|&width| width > 0) else { return Ok(None) };
     if width.saturating_mul(config.n_layers) > limits::WIDTH {
         return Err(keys.error(keys::LAYER_INPUT, format_args!("is {width}, which is too wide")));
     }
-    let vocab = match keys {
-        Keys::Json(_) => keys.size(keys::LAYER_INPUT_VOCAB)?,
-        Keys::Gguf { .. } => None,
-    };
     Ok(Some(LayerWidths { width, vocab: vocab.unwrap_or(config.vocab_size) }))
 }
 

@@ -58,8 +58,8 @@ pub(super) const EXPERTS: Size = size(
     &["num_experts", "num_local_experts", "n_routed_experts"],
     limits::EXPERTS,
 );
-pub(super) const EXPERTS_USED: Size =
-    size("expert_used_count", &["num_experts_per_tok"], limits::EXPERTS);
+pub(super) const EXPERTS_USED: Size = size("expert_used_count", EXPERTS_USED_JSON, limits::EXPERTS);
+const EXPERTS_USED_JSON: &[&str] = &["num_experts_per_tok", "experts_per_token", "top_k_experts"];
 pub(super) const EXPERT_FFN: Size =
     size("expert_feed_forward_length", &["moe_intermediate_size"], limits::WIDTH);
 pub(super) const EXPERTS_NORM: Key = key("expert_weights_norm", &["norm_topk_prob"]);
@@ -120,6 +120,8 @@ impl<'a> Keys<'a> {
         match self {
             Self::Gguf { arch, .. } => format!("{arch}.{}", key.gguf),
             Self::Json(json) => {
+                // All spellings are read: a file that has several says the same with them.
+                key.json.iter().for_each(|name| drop(json.get(name)));
                 let there = key.json.iter().find(|name| json.map.contains_key(**name));
                 there.or(key.json.first()).map_or(key.gguf, |name| name).to_owned()
             }

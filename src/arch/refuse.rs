@@ -1,5 +1,6 @@
 //! Keys that change what an architecture computes, in a way that is not run here.
 
+use super::experts::Shared;
 use super::keys::{self, Keys};
 use super::rows::{Cap, Row};
 use crate::error::{Result, unsupported};
@@ -14,7 +15,7 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
     let refuse = |key: &str, value: &dyn std::fmt::Display| {
         Err(unsupported(format!("key \"{key}\": {value} is not supported with {}", row.name)))
     };
-    for key in ["attention_bias", "mlp_bias", "enable_moe_block"] {
+    for key in ["attention_bias", "mlp_bias"] {
         // qwen2 has its biases whatever the key says.
         if json.bool(key)? == Some(true) && !(row.qkv_bias && key.ends_with("bias")) {
             return refuse(key, &true);
@@ -69,17 +70,11 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
     if keys.bool(keys::CAUSAL)? == Some(false) {
         return refuse("attention.causal", &"attention in both directions is not supported");
     }
-    let normed = format!("{arch}.expert_weights_norm");
-    if metadata.get_bool(&normed)? == Some(false) {
-        return refuse("expert_weights_norm", &format!("false is not supported with {arch}"));
-    }
-    // The value without an effect: none, or softmax.
+    // The value without an effect: none.
     for (key, neutral) in [
         ("attn_logit_softcapping", 0.0),
         ("final_logit_softcapping", 0.0),
         ("expert_shared_count", 0.0),
-        ("expert_gating_func", 1.0),
-        ("expert_weights_scale", 1.0),
         ("attention.scale", 0.0),
         ("logit_scale", 1.0),
         ("residual_scale", 1.0),
@@ -94,6 +89,9 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
         let read = match key {
             "attn_logit_softcapping" => row.attention_cap != Cap::Never,
             "final_logit_softcapping" => row.logit_cap != Cap::Never,
+            "expert_shared_count" => {
+                row.experts.is_some_and(|mixture| mixture.shared != Shared::None)
+            }
             _ => false,
         };
         if number != neutral && number != 0.0 && !read {

@@ -1,6 +1,7 @@
 //! The decoders: a row of data each, in a file for each house that makes them.
 
 mod gemma;
+mod gpt_oss;
 mod liquid;
 mod llama;
 mod qwen;
@@ -171,7 +172,7 @@ pub(super) enum Mlp {
 
 /// Every row.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    [llama::ROWS, qwen::ROWS, gemma::ROWS, liquid::ROWS].into_iter().flatten()
+    [llama::ROWS, gpt_oss::ROWS, qwen::ROWS, gemma::ROWS, liquid::ROWS].into_iter().flatten()
 }
 
 /// What a row says unless it says something else.

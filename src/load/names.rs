@@ -16,6 +16,8 @@ const IN_LAYER: &[(&str, &str)] = &[
     ("mlp.experts.*.gate_proj", "ffn_gate.*"),
     ("mlp.experts.*.up_proj", "ffn_up.*"),
     ("mlp.experts.*.down_proj", "ffn_down.*"),
+    ("mlp.experts.gate_up_proj", "ffn_gate_up_exps.weight"),
+    ("mlp.experts.down_proj", "ffn_down_exps.weight"),
 ];
 
 /// Names outside the layers.
@@ -42,7 +44,7 @@ const TEXT: &[&str] = &["model.language_model.", "language_model."];
 
 /// A whole name of the architecture's own, or its own or a usual one without the ending.
 fn translate(name: &str, own: &[(&str, &str)], usual: &[(&str, &str)]) -> Option<String> {
-    if let Some((_, to)) = own.iter().find(|(from, _)| *from == name) {
+    if let Some((_, to)) = own.iter().chain(usual).find(|(from, _)| *from == name) {
         return Some((*to).to_owned());
     }
     let (stem, kind) = name.rsplit_once('.')?;
