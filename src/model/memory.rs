@@ -21,7 +21,7 @@ fn told(read: &dyn Fn(&str) -> Option<String>) -> Option<AtHand> {
     let system = available
         .map(|kib| AtHand { bytes: kib.saturating_mul(1024), by: "of the system's".into() });
     let groups = read("/proc/self/cgroup").unwrap_or_default();
-    let groups = groups.lines().filter_map(|line| Group::parse(line)).flat_map(Group::levels);
+    let groups = groups.lines().filter_map(Group::parse).flat_map(Group::levels);
     let groups = groups.filter_map(|(kind, folder)| {
         let bytes = kind.left(&|file| read(&format!("{folder}/{file}")))?;
         Some(AtHand { bytes, by: format!("within the limit of the control group {folder}") })
