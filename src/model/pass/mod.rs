@@ -90,6 +90,16 @@ impl Default for Run {
     }
 }
 
+/// Bytes of the buffers of a pass over a whole piece of a prompt.
+///
+/// # Errors
+/// As [`Graph::new`].
+pub(crate) fn scratch_bytes(spec: &Spec<Loaded>, kernels: &Kernels, threads: usize) -> Result<u64> {
+    let rotations: Vec<_> = spec.ropes.iter().map(|rope| Rotation::new(rope, 0)).collect();
+    let needs = Needs::new(spec, &rotations, kernels.group())?;
+    Ok(Scratch::bytes(&needs, spec.hidden, BATCH, threads) as u64)
+}
+
 impl Graph {
     /// For contexts of `context` positions at most.
     ///

@@ -9,6 +9,7 @@ mod recurrent;
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Tensor, check_finite};
+use crate::model::need::Fixed;
 use crate::spec::{
     Attention, Block, Branch, Dense, Experts, KeysValues, Latent, LayerInput, LayerInputs, Linear,
     Mixer, Named, Norm, RowMap, Slot, Spec, Up,
@@ -152,6 +153,20 @@ impl<'a> Plan<'a> {
     /// Bytes of the buffer.
     pub(super) fn total(&self) -> usize {
         self.end
+    }
+
+    /// What the weights take in memory. What was read and not mapped is there already.
+    pub(super) fn takes(&self) -> Fixed {
+        let tables = self.tables.iter().map(|(tensor, _)| tensor.byte_len() as u64);
+        let (is_mapped, panels) = (self.checkpoint.is_mapped(), self.end as u64);
+        match self.checkpoint.panels() {
+            None => {
+                let copied = if is_mapped { 0 } else { tables.sum() };
+                Fixed { weights: panels + copied, ..Fixed::default() }
+            }
+            Some(_) if is_mapped => Fixed { mapped: panels, ..Fixed::default() },
+            Some(_) => Fixed::default(),
+        }
     }
 
     /// Bytes of it that a token reads.
