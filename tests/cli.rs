@@ -149,7 +149,7 @@ fn run_tells_a_story_from_every_quantised_file() {
         let text = stdout(&["run", "-m", &model, "-p", "", "-n", "60", "--temp", "0"]);
         assert!(text.starts_with("Once upon a time, there was a "), "{format}: {text}");
     }
-    for quant in ["q8_0", "Q4_0"] {
+    for quant in ["q8_0", "Q4_0", "q5_k", "iq4_nl"] {
         let model = format!("{folder}/hf-llama");
         let args = ["run", "-m", &model, "-p", "", "-n", "60", "--temp", "0", "--quant", quant];
         assert!(stdout(&args).starts_with("Once upon a time, there was a "), "{quant}");

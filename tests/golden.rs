@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::reference::{Reference, json, max_difference, relative_rmse};
 use common::{assets, continued, greedy_past_ends};
-use goldcrest::{KvType, Model};
+use goldcrest::{Format, KvType, Model};
 
 const CASES: &[&str] = &[
     "llama",
@@ -93,8 +93,10 @@ const MIXTURES: &[&str] = &[
 ];
 
 /// Types of the quantised files that have kernels.
-const FORMATS: &[&str] =
-    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S"];
+const FORMATS: &[&str] = &[
+    "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S",
+    "Q2_K", "Q3_K_M", "IQ4_NL", "IQ4_XS",
+];
 
 /// For the context that the reference had: LongRoPE goes by it.
 fn load(path: &Path, kv: KvType) -> Model {
@@ -245,7 +247,17 @@ fn quantising_on_load_is_close_to_the_float_model() {
         let folder = assets.join("golden").join(case);
         let golden = Reference::open(folder.join("golden.safetensors"));
         let want = golden.floats("logits");
-        for (format, bound) in [(goldcrest::Format::Q8_0, 0.06), (goldcrest::Format::Q4_0, 0.6)] {
+        for (format, bound) in [
+            (Format::Q8_0, 0.06),
+            (Format::Q6_K, 0.1),
+            (Format::Q5_K, 0.2),
+            (Format::Q4_K, 0.4),
+            (Format::Q4_0, 0.6),
+            (Format::IQ4_NL, 0.4),
+            (Format::MXFP4, 0.6),
+            (Format::Q3_K, 0.8),
+            (Format::Q2_K, 1.2),
+        ] {
             let model = Model::loader(&folder).quantize(format).kv(KvType::F32).load().unwrap();
             let error = relative_rmse(&logits(&model, &golden), &want);
             eprintln!("{case} --quant {format}: {error:.4}");

@@ -293,15 +293,21 @@ impl Loader {
         self
     }
 
-    /// Quantises float matrices while they are packed, to [`Format::Q8_0`] or [`Format::Q4_0`].
+    /// Quantises float matrices while they are packed, to one of [`quantizers`](Self::quantizers).
     ///
     /// Matrices that the file has quantised already, and those whose width is no multiple of the
-    /// format's block, stay as they are, and so do the routers of experts. The output matrix gets 8 bits
-    /// at least.
+    /// format's block, stay as they are, and so do the routers of experts. The output matrix gets
+    /// [`Format::Q8_0`] beside [`Format::Q4_0`] and [`Format::Q6_K`] beside other formats of fewer bits, or
+    /// [`Format::Q8_0`] where its width is no multiple of 256.
     /// Matrices of a packed file cannot change any more: where they would, loading it is an error.
     pub fn quantize(mut self, format: Format) -> Self {
         self.quantize = Some(format);
         self
+    }
+
+    /// The formats that float matrices can be quantised to.
+    pub fn quantizers() -> impl Iterator<Item = Format> {
+        Format::ALL.iter().copied().filter(|f| f.block_len() > 1 && f.can_quantize())
     }
 
     /// Whether the same file, prompt and seed are to give the same tokens and log-probabilities, bit
@@ -448,10 +454,12 @@ impl Loader {
 
     fn check_quantize(&self) -> Result<()> {
         match self.quantize {
-            None | Some(Format::Q8_0 | Format::Q4_0) => Ok(()),
-            Some(format) => {
-                Err(input_error(format!("weights are quantised to Q8_0 or Q4_0, not {format}")))
+            Some(format) if Self::quantizers().all(|known| known != format) => {
+                let known: Vec<_> = Self::quantizers().map(Format::name).collect();
+                let known = known.join(", ");
+                Err(input_error(format!("weights are quantised to {known}, not {format}")))
             }
+            _ => Ok(()),
         }
     }
 }

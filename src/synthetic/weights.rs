@@ -75,6 +75,30 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
             let up = f32::from(b[0]) < 256.0 / 3.0 * (ratio * ratio - 1.0);
             b[0] = (scale.to_bits() >> 23) as u8 + 1 + u8::from(up);
         }
+        GgmlType::IQ4_XS => {
+            // Scales of 24 to 31 and of -32 to -25.
+            b[2..4].fill(0);
+            for g in 0..8 {
+                b[2 + g / 4] |= (b[4 + g / 2] >> (g % 2 * 4) & 8) / 8 * 3 << (g % 4 * 2);
+            }
+            symmetric(b, std / 67.4 / 28.1);
+        }
+        GgmlType::Q2_K => {
+            // Each minimum as its scale, of 8 to 15.
+            b[..16].iter_mut().for_each(|both| *both = (8 | *both & 7) * 0x11);
+            let scale = f16::from_f32(std / deviation(2) / 11.7).to_f32();
+            put(b, 80, scale);
+            put(b, 82, 1.5 * scale);
+        }
+        GgmlType::Q3_K => {
+            // Scales of 24 to 31 and of -32 to -25.
+            for g in 0..4 {
+                let pairs =
+                    [b[96 + g] & 8, b[100 + g] & 8, b[96 + g] >> 4 & 8, b[100 + g] >> 4 & 8];
+                b[104 + g] = (0..4).fold(0, |all, i| all | pairs[i] / 8 * 3 << (2 * i));
+            }
+            put(b, 108, std / (deviation(3).powi(2) + 0.25).sqrt() / 28.1);
+        }
         GgmlType::Q6_K => {
             // Scales of 64 to 127 in magnitude, of both signs.
             b[192..208].iter_mut().for_each(|scale| {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use goldcrest::{Format, GenerationParams, Isa, KvType, Loader, Model, SamplingParams};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -227,8 +227,8 @@ pub(crate) struct PackArgs {
     #[arg(value_name = "FILE")]
     pub(crate) output: PathBuf,
     /// Quantise float weights
-    #[arg(long, value_name = "TYPE", ignore_case = true)]
-    pub(crate) quant: Option<Quant>,
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = quant_parser())]
+    pub(crate) quant: Option<Format>,
 }
 
 #[derive(Args)]
@@ -323,8 +323,8 @@ pub(crate) struct ModelArgs {
         value_parser = kv_parser())]
     kv: KvType,
     /// Quantise float weights while loading
-    #[arg(long, value_name = "TYPE", ignore_case = true)]
-    quant: Option<Quant>,
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = quant_parser())]
+    quant: Option<Format>,
     /// Read the file into memory instead of mapping it
     #[arg(long)]
     no_mmap: bool,
@@ -333,21 +333,11 @@ pub(crate) struct ModelArgs {
     deterministic: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Quant {
-    #[value(name = "q8_0")]
-    Q8,
-    #[value(name = "q4_0")]
-    Q4,
-}
-
-impl Quant {
-    pub(crate) fn format(self) -> Format {
-        match self {
-            Self::Q8 => Format::Q8_0,
-            Self::Q4 => Format::Q4_0,
-        }
-    }
+/// The library's list.
+fn quant_parser() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Loader::quantizers().map(Format::name)).try_map(|name| {
+        Loader::quantizers().find(|f| f.name().eq_ignore_ascii_case(&name)).ok_or("no format")
+    })
 }
 
 pub(crate) fn kv_parser() -> impl TypedValueParser<Value = KvType> {
@@ -404,7 +394,7 @@ impl ModelArgs {
             loader = loader.isa(isa);
         }
         if let Some(quant) = self.quant {
-            loader = loader.quantize(quant.format());
+            loader = loader.quantize(quant);
         }
         let model = loader.load();
         bar.finish();

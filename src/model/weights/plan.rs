@@ -360,10 +360,15 @@ impl<'a> Plan<'a> {
         Ok(self.push(vec![source])?.remove(0))
     }
 
-    /// The matrix of the logits. Where 4 bits are asked for it gets 8: its errors go straight
+    /// The matrix of the logits. Where few bits are asked for it gets more: its errors go straight
     /// into the probabilities, with no later layer to even them out.
     fn head(&mut self, head: &Linear<Named>) -> Result<Linear<Loaded>> {
-        let quantize = self.quantize.map(|f| if f == Format::Q4_0 { Format::Q8_0 } else { f });
+        let six_bits = Format::Q6_K.row_bytes(head.matrix.shape[1]).is_some();
+        let quantize = self.quantize.map(|format| match format {
+            Format::Q8_0 | Format::Q4_0 => Format::Q8_0,
+            _ if six_bits => Format::Q6_K,
+            _ => Format::Q8_0,
+        });
         let source = self.slot(&head.matrix, quantize)?;
         let matrix = self.push(vec![source])?.remove(0);
         Ok(Linear { matrix, bias: self.optional_vector(head.bias.as_ref())? })
