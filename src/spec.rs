@@ -5,6 +5,7 @@
 //! synthetic models and the memory needed all follow from it: a layer's tensors are written down
 //! once, in [`crate::arch`].
 
+mod latent;
 mod recurrent;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use goldcrest_kernels::Nonlinearity;
 
 use crate::config::Rope;
 use crate::error::Result;
+pub(crate) use latent::{Latent, LatentHeads};
 pub(crate) use recurrent::{Convolution, Decay, DeltaHeads, DeltaNet, ShortConv};
 
 /// What stands for a tensor at a stage of a model's life.
@@ -25,6 +27,8 @@ pub(crate) trait Stage {
     type Rows: fmt::Debug;
     /// Gate, up and down matrices of all experts of a layer.
     type Bank: fmt::Debug;
+    /// A matrix of each head.
+    type Heads: fmt::Debug;
 }
 
 /// The stage of names and shapes.
@@ -36,6 +40,7 @@ impl Stage for Named {
     type Vector = Slot;
     type Rows = Slot;
     type Bank = [Slot; 3];
+    type Heads = Slot;
 }
 
 /// A tensor that a model needs.
@@ -60,8 +65,9 @@ pub(crate) struct Part {
     /// Of the whole tensor.
     pub(crate) shape: Vec<usize>,
     pub(crate) rows: RowMap,
-    /// The tensor's columns are meant: it is the transposed matrix, or that of each expert.
-    pub(crate) transposed: bool,
+    /// The tensor's columns are meant: it has the transposed matrix, or that of each expert or head,
+    /// one every so many rows.
+    pub(crate) transposed: Option<usize>,
 }
 
 /// Which rows of a tensor are those of a matrix: runs of `run`, one every `step` rows.
@@ -85,9 +91,14 @@ impl RowMap {
 }
 
 impl Slot {
-    /// The name of one expert's matrix, where each has a tensor of its own.
+    /// The name of one expert's or head's matrix, where each has a tensor of its own.
     pub(crate) fn expert_name(&self, expert: usize) -> String {
-        self.name.replacen("_exps.", &format!(".{expert}."), 1)
+        let (from, to) = if self.name.contains("_exps.") {
+            ("_exps.", format!(".{expert}."))
+        } else {
+            (".weight", format!(".{expert}.weight"))
+        };
+        self.name.replacen(from, &to, 1)
     }
 }
 
@@ -100,6 +111,8 @@ pub(crate) struct Spec<S: Stage> {
     pub(crate) hidden: usize,
     /// The embedding; `None` where the head's matrix is it, too.
     pub(crate) embed: Option<S::Rows>,
+    /// `[context, hidden]`: added to the embedding by position.
+    pub(crate) positions: Option<S::Rows>,
     /// A factor on the embedding.
     pub(crate) embed_scale: f32,
     /// What each layer gets of a token beside the residual stream.
@@ -143,6 +156,7 @@ impl<S: Stage> Spec<S> {
     pub(crate) fn attentions(&self) -> impl Iterator<Item = Heads> {
         self.mixers().filter_map(|mixer| match mixer {
             Mixer::Attention(attention) => attention.kv.is_some().then_some(attention.heads),
+            Mixer::Latent(latent) => Some(latent.heads.kept()),
             _ => None,
         })
     }
@@ -203,6 +217,7 @@ pub(crate) struct Norm<S: Stage> {
 #[derive(Debug)]
 pub(crate) enum Mixer<S: Stage> {
     Attention(Box<Attention<S>>),
+    Latent(Box<Latent<S>>),
     DeltaNet(Box<DeltaNet<S>>),
     ShortConv(ShortConv<S>),
     Dense(Dense<S>),
@@ -241,6 +256,10 @@ pub(crate) struct Attention<S: Stage> {
     pub(crate) kept: usize,
     /// Whether `q_norm` and `k_norm` are over all heads together, not over each.
     pub(crate) norms_whole: bool,
+    /// Whether they come after the rotation.
+    pub(crate) norms_last: bool,
+    /// On rotated queries, by position.
+    pub(crate) temperature: Option<Temperature>,
     /// Whether what a head attends to is multiplied by the sigmoid of its gate.
     pub(crate) gated: bool,
     /// `[n_heads]`: a score that no position has.
@@ -249,6 +268,20 @@ pub(crate) struct Attention<S: Stage> {
     pub(crate) output: Linear<S>,
     /// Which of the model's rotations.
     pub(crate) rope: Option<usize>,
+}
+
+/// 1 + beta ln(1 + floor(position / step))
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Temperature {
+    pub(crate) beta: f32,
+    pub(crate) step: usize,
+}
+
+impl Temperature {
+    pub(crate) fn at(self, position: usize) -> f32 {
+        let steps = (1 + position / self.step) as f64;
+        (1.0 + f64::from(self.beta) * libm::log(steps)) as f32
+    }
 }
 
 /// What makes the keys and values.
@@ -276,6 +309,8 @@ pub(crate) struct Heads {
     pub(crate) n_heads: usize,
     pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// Of a value in the cache.
+    pub(crate) value_dim: usize,
     /// How many positions a token sees, itself included; `None` sees all.
     pub(crate) window: Option<usize>,
     /// The factor on the products of queries and keys.
@@ -464,7 +499,7 @@ impl<'v> Slots<'v> {
             tensor: format!("{}{part}.{kind}", self.prefix),
             shape: std::iter::once(*of).chain(shape[1..].iter().copied()).collect(),
             rows: *rows,
-            transposed: false,
+            transposed: None,
         });
         self.slot(&format!("{part}.{kind}"), shape, 0.0, fused)
     }

@@ -27,24 +27,40 @@ const fn size(gguf: &'static str, json: &'static [&'static str], max: usize) -> 
     Size { key: key(gguf, json), max }
 }
 
-pub(super) const HIDDEN: Size = size("embedding_length", &["hidden_size"], limits::WIDTH);
-pub(super) const FFN: Size = size("feed_forward_length", &["intermediate_size"], limits::WIDTH);
-pub(super) const LAYERS: Size = size("block_count", &["num_hidden_layers"], limits::LAYERS);
+pub(super) const HIDDEN: Size = size("embedding_length", &["hidden_size", "n_embd"], limits::WIDTH);
+pub(super) const FFN: Size =
+    size("feed_forward_length", &["intermediate_size", "n_inner"], limits::WIDTH);
+pub(super) const LAYERS: Size =
+    size("block_count", &["num_hidden_layers", "n_layer"], limits::LAYERS);
 pub(super) const CONTEXT: Size =
-    size("context_length", &["max_position_embeddings"], limits::CONTEXT);
+    size("context_length", &["max_position_embeddings", "n_positions"], limits::CONTEXT);
 pub(super) const HEADS: Size =
-    size("attention.head_count", &["num_attention_heads"], limits::HEADS);
+    size("attention.head_count", &["num_attention_heads", "n_head"], limits::HEADS);
 pub(super) const KV_HEADS: Size =
     size("attention.head_count_kv", &["num_key_value_heads"], limits::HEADS);
 pub(super) const HEAD_DIM: Size = size("attention.key_length", &["head_dim"], limits::HEAD_DIM);
 pub(super) const VALUE_DIM: Size = size("attention.value_length", &[], limits::HEAD_DIM);
 pub(super) const VOCAB: Size = size("vocab_size", &["vocab_size"], limits::VOCAB);
 pub(super) const EPS: Key = key("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps"]);
+/// Of norms that subtract the mean.
+pub(super) const LAYER_EPS: Key =
+    key("attention.layer_norm_epsilon", &["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"]);
+pub(super) const EMBEDDING_SCALE: Key = key("embedding_scale", &["embedding_multiplier"]);
+pub(super) const RESIDUAL_SCALE: Key = key("residual_scale", &["residual_multiplier"]);
+pub(super) const ATTENTION_SCALE: Key = key("attention.scale", &["attention_multiplier"]);
+pub(super) const LOGIT_DIVISOR: Key = key("logit_scale", &["logits_scaling"]);
+pub(super) const LOGIT_SCALE: Key = key("logit_scale", &["logit_scale"]);
+/// The feed-forward layer beside granite's experts, where there are none.
+pub(super) const SHARED_MLP: Size = size("", &["shared_intermediate_size"], limits::WIDTH);
+pub(super) const TEMPERATURE: Key = key("attention.temperature_scale", &["llama_4_scaling_beta"]);
+pub(super) const PARALLEL: Key = key("use_parallel_residual", &["use_parallel_residual"]);
+/// Whether granite's layers rotate.
+pub(super) const ROTATES: Key = key("rope.scaling.finetuned", &[]);
 pub(super) const CAUSAL: Key = key("attention.causal", &[]);
 /// GGUF writes 0 for none.
 pub(super) const WINDOW: Size =
     size("attention.sliding_window", &["sliding_window"], limits::CONTEXT);
-pub(super) const THETA: Key = key("rope.freq_base", &["rope_theta"]);
+pub(super) const THETA: Key = key("rope.freq_base", &["rope_theta", "rotary_emb_base"]);
 pub(super) const LOCAL_THETA: Key = key("rope.freq_base_swa", &["rope_local_base_freq"]);
 pub(super) const ROPE_DIM: Size = size("rope.dimension_count", &[], limits::HEAD_DIM);
 pub(super) const ROPE_ORIGINAL: Size = size(
@@ -62,6 +78,17 @@ pub(super) const EXPERTS_USED: Size = size("expert_used_count", EXPERTS_USED_JSO
 const EXPERTS_USED_JSON: &[&str] = &["num_experts_per_tok", "experts_per_token", "top_k_experts"];
 pub(super) const EXPERT_FFN: Size =
     size("expert_feed_forward_length", &["moe_intermediate_size"], limits::WIDTH);
+pub(super) const Q_RANK: Size = size("attention.q_lora_rank", &["q_lora_rank"], limits::WIDTH);
+pub(super) const KV_RANK: Size =
+    size("attention.kv_lora_rank", &["kv_lora_rank"], limits::HEAD_DIM);
+pub(super) const LATENT_NOPE: Size = size("", &["qk_nope_head_dim"], limits::HEAD_DIM);
+pub(super) const LATENT_ROPE: Size =
+    size("rope.dimension_count", &["qk_rope_head_dim"], limits::HEAD_DIM);
+pub(super) const LATENT_KEY: Size =
+    size("attention.key_length_mla", &["qk_head_dim"], limits::HEAD_DIM);
+pub(super) const LATENT_VALUE: Size =
+    size("attention.value_length_mla", &["v_head_dim"], limits::HEAD_DIM);
+pub(super) const YARN_LOG: Key = key("rope.scaling.yarn_log_multiplier", &[]);
 pub(super) const EXPERTS_NORM: Key = key("expert_weights_norm", &["norm_topk_prob"]);
 pub(super) const EXPERTS_SCALE: Key = key("expert_weights_scale", &["routed_scaling_factor"]);
 pub(super) const EXPERTS_SCORES: Key = key("expert_gating_func", &[]);
@@ -121,7 +148,9 @@ impl<'a> Keys<'a> {
             Self::Gguf { arch, .. } => format!("{arch}.{}", key.gguf),
             Self::Json(json) => {
                 // All spellings are read: a file that has several says the same with them.
-                key.json.iter().for_each(|name| drop(json.get(name)));
+                for name in key.json {
+                    let _ = json.get(name);
+                }
                 let there = key.json.iter().find(|name| json.map.contains_key(**name));
                 there.or(key.json.first()).map_or(key.gguf, |name| name).to_owned()
             }

@@ -239,6 +239,9 @@ impl Loader {
     }
 
     /// Positions of a context. Default: the model's, 4096 at most.
+    ///
+    /// A model with LongRoPE has the frequencies for long contexts if this is more than it was
+    /// pre-trained for, whatever the length of a text.
     pub fn context(mut self, context: usize) -> Self {
         self.context = Context::Of(context);
         self
@@ -361,8 +364,13 @@ impl Loader {
         let ((tokenizer, end_ids), graph) = on_threads(threads, || {
             let tokenizer = self.tokenizer(&checkpoint, &config)?;
             let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
+<<<<<<< HEAD
             let weights = Weights::load(checkpoint, &spec, self.quantize, &watch, room);
             let graph = weights.and_then(|weights| Graph::new(weights, kernels));
+=======
+            let weights = Weights::load(checkpoint, &spec, self.quantize, &watch);
+            let graph = weights.and_then(|weights| Graph::new(weights, kernels, context));
+>>>>>>> 083ac1d216378f88ab0d8892141a4325846ac4c9
             Ok((tokenizer, graph.map_err(|e| e.at(&self.path))?))
         })?;
         let (tokenizer, tokenizer_error) = match tokenizer {

@@ -53,6 +53,7 @@ impl Stage for Loaded {
     /// Which of the tables.
     type Rows = usize;
     type Bank = Vec<Expert>;
+    type Heads = Vec<Matrix>;
 }
 
 /// One expert: its matrices one after another, in pages of their own but for small ones.

@@ -43,6 +43,10 @@ impl Widths {
 
 /// Numbers of the partial results of one row over its whole context, where that is cut into chunks.
 pub(super) fn partials(heads: Heads, layout: KvLayout) -> usize {
+    // Heads that share latents are never cut.
+    if heads.value_dim != heads.head_dim {
+        return 0;
+    }
     // What a window sees may begin and end within a chunk.
     let chunks = layout.positions().div_ceil(CHUNK) + 1;
     heads.n_kv_heads * chunks * partial(heads)
@@ -381,6 +385,12 @@ impl Step<'_, '_> {
                 out.copy_from_slice(&qkv[self.query(row, head, query)..][..head_dim]);
             }
             self.turn(w, out, row, norm, &mut lane.row);
+            if let Some(temperature) = self.mixer.temperature {
+                let factor = temperature.at(self.walk.b.tokens[row].1);
+                if factor != 1.0 {
+                    self.walk.graph.kernels.scale(out, factor);
+                }
+            }
         }
     }
 
@@ -405,7 +415,8 @@ impl Step<'_, '_> {
         }
     }
 
-    /// Normalises heads, where the model does, and rotates them to their row's position.
+    /// Normalises heads, where the model does, and rotates them to their row's position, or the other
+    /// way round.
     fn turn(
         &self,
         w: &Worker<'_>,
@@ -414,22 +425,34 @@ impl Step<'_, '_> {
         norm: Option<&Norm<Loaded>>,
         room: &mut [f32],
     ) {
-        let (kernels, head_dim) = (self.walk.graph.kernels, self.heads.head_dim);
+        if self.mixer.norms_last {
+            self.rotate(w, heads, row);
+            self.normalise_heads(heads, norm, room);
+        } else {
+            self.normalise_heads(heads, norm, room);
+            self.rotate(w, heads, row);
+        }
+    }
+
+    fn normalise_heads(&self, heads: &mut [f32], norm: Option<&Norm<Loaded>>, room: &mut [f32]) {
         match norm {
             Some(Norm { centred: false, weight: Some(weight), bias: None, eps }) => {
-                kernels.rms_norm_in_place(heads, weight, *eps);
+                self.walk.graph.kernels.rms_norm_in_place(heads, weight, *eps);
             }
             Some(norm) => {
                 let copy = &mut room[..heads.len()];
                 copy.copy_from_slice(heads);
-                self.walk.normalise(norm, head_dim, copy, heads);
+                self.walk.normalise(norm, self.heads.head_dim, copy, heads);
             }
             None => {}
         }
+    }
+
+    fn rotate(&self, w: &Worker<'_>, heads: &mut [f32], row: usize) {
         let Some((rotation, first)) = self.rotation else { return };
         let pairs = rotation.pairs();
         let angles = &self.walk.b.angles.row(w, row)[first..][..2 * pairs];
         let (cos, sin) = angles.split_at(pairs);
-        kernels.rope(rotation.style, heads, head_dim, cos, sin);
+        self.walk.graph.kernels.rope(rotation.style, heads, self.heads.head_dim, cos, sin);
     }
 }

@@ -1,12 +1,12 @@
 //! The buffers of a forward pass, kept from one to the next.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use goldcrest_kernels::{Activation, KvLayout, PANEL_ROWS};
 
 use super::needs::{self, KINDS, Kinds, Needs, WIDTHS, slot};
 use super::product::GRAIN;
-use super::{Graph, Run, attention, experts};
+use super::{Graph, Run, attention, experts, latent};
 use crate::session::CancelToken;
 use crate::threads::{RowList, Scattered, Shared};
 
@@ -51,6 +51,7 @@ pub(super) struct Lane {
     /// What the attention kernel works in.
     pub(super) scores: Vec<f32>,
     pub(super) routes: experts::Routes,
+    pub(super) latent: latent::Room,
 }
 
 impl Lane {
@@ -80,6 +81,9 @@ impl Lane {
         self.window.resize(needs.window, 0.0);
         self.scores.resize(needs.scores, 0.0);
         self.routes.grow(&needs.routing, rows, needs.group);
+        self.latent.latents.resize(needs.latents, 0.0);
+        self.latent.products.resize(needs.head_products, 0.0);
+        self.latent.forms.resize(needs.head_forms, 0);
     }
 }
 
@@ -190,9 +194,10 @@ impl Scratch {
         }
         self.grow(&graph.needs, graph.spec().hidden, rows, workers);
         if rows == 1 {
-            let (id, position) = self.tokens[0];
-            let (hidden, angles) = (graph.spec().hidden, graph.needs.angles);
-            graph.embed(id, position, &mut self.x[..hidden], &mut self.angles[..angles]);
+            let (x, angles) = (graph.spec().hidden, graph.needs.angles);
+            let (x, angles) = (&mut self.x[..x], &mut self.angles[..angles]);
+            let lane = self.lanes[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+            graph.embed(self.tokens[0], x, angles, &mut lane.row);
         }
     }
 
@@ -240,7 +245,7 @@ impl Scratch {
         self.choices.resize(rows * experts.used, experts::Choice::default());
         self.lanes.resize_with(workers, Mutex::default);
         for lane in &mut self.lanes {
-            let lane = lane.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let lane = lane.get_mut().unwrap_or_else(PoisonError::into_inner);
             lane.grow(needs, rows);
         }
     }

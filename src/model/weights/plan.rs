@@ -11,8 +11,8 @@ use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Tensor, check_finite};
 use crate::model::need::Fixed;
 use crate::spec::{
-    Attention, Block, Branch, Dense, Experts, KeysValues, LayerInput, LayerInputs, Linear, Mixer,
-    Named, Norm, RowMap, Slot, Spec, Up,
+    Attention, Block, Branch, Dense, Experts, KeysValues, Latent, LayerInput, LayerInputs, Linear,
+    Mixer, Named, Norm, RowMap, Slot, Spec, Up,
 };
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
@@ -83,7 +83,7 @@ impl Source<'_> {
 
     /// Rows `rows` of the matrix whose transpose begins at row `first` of the tensor.
     fn gather(&self, data: &[u8], first: usize, rows: Range<usize>, room: &mut Vec<u8>) {
-        let (size, bytes) = (self.from.block_bytes(), self.tensor.row_bytes());
+        let (size, bytes) = (self.from.block_bytes(), self.tensor.line_bytes());
         let columns = &data[first * bytes..][..self.matrix.k * bytes];
         room.clear();
         for row in rows {
@@ -134,10 +134,12 @@ impl<'a> Plan<'a> {
         let norm = self.norm(&spec.norm)?;
         let head = self.head(&spec.head)?;
         let embed = spec.embed.as_ref().map(|slot| self.rows(slot)).transpose()?;
+        let positions = spec.positions.as_ref().map(|slot| self.rows(slot)).transpose()?;
         Ok(Spec {
             vocab: spec.vocab,
             hidden: spec.hidden,
             embed,
+            positions,
             embed_scale: spec.embed_scale,
             layer_inputs: spec.layer_inputs.as_ref().map(|i| self.layer_inputs(i)).transpose()?,
             ropes: spec.ropes.clone(),
@@ -186,6 +188,7 @@ impl<'a> Plan<'a> {
             pre: self.optional_norm(branch.pre.as_ref())?,
             mixer: match &branch.mixer {
                 Mixer::Attention(mixer) => Mixer::Attention(Box::new(self.attention(mixer)?)),
+                Mixer::Latent(mixer) => Mixer::Latent(Box::new(self.latent(mixer)?)),
                 Mixer::DeltaNet(mixer) => Mixer::DeltaNet(Box::new(self.delta_net(mixer)?)),
                 Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
                 Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
@@ -226,7 +229,8 @@ impl<'a> Plan<'a> {
     }
 
     fn attention(&mut self, mixer: &Attention<Named>) -> Result<Attention<Loaded>> {
-        let Attention { heads, kept, norms_whole, gated, rope, .. } = *mixer;
+        let Attention { heads, kept, norms_whole, norms_last, temperature, gated, rope, .. } =
+            *mixer;
         Ok(Attention {
             q: self.linear(&mixer.q)?,
             q_norm: self.optional_norm(mixer.q_norm.as_ref())?,
@@ -235,6 +239,8 @@ impl<'a> Plan<'a> {
             heads,
             kept,
             norms_whole,
+            norms_last,
+            temperature,
             gated,
             sinks: self.optional_vector(mixer.sinks.as_ref())?,
             rope,
@@ -316,6 +322,33 @@ impl<'a> Plan<'a> {
         Ok(Expert { gate_up, down: self.push(vec![down])?.remove(0) })
     }
 
+    fn latent(&mut self, mixer: &Latent<Named>) -> Result<Latent<Loaded>> {
+        let [queries, latents] = &mixer.inputs;
+        let low_rank = match &mixer.low_rank {
+            Some((norm, linear)) => Some((self.norm(norm)?, self.linear(linear)?)),
+            None => None,
+        };
+        Ok(Latent {
+            heads: mixer.heads,
+            inputs: [self.linear(queries)?, self.linear(latents)?],
+            low_rank,
+            norm: self.norm(&mixer.norm)?,
+            keys: self.of_heads(&mixer.keys)?,
+            values: self.of_heads(&mixer.values)?,
+            output: self.linear(&mixer.output)?,
+            kept: mixer.kept,
+            rope: mixer.rope,
+        })
+    }
+
+    fn of_heads(&mut self, slot: &Slot) -> Result<Vec<Matrix>> {
+        let matrix = |head| {
+            let source = self.one_of(slot, head)?;
+            Ok(self.push(vec![source])?.remove(0))
+        };
+        (0..slot.shape[0]).map(matrix).collect()
+    }
+
     fn matrix(&mut self, slot: &Slot) -> Result<Matrix> {
         let source = self.whole(slot)?;
         Ok(self.push(vec![source])?.remove(0))
@@ -371,7 +404,7 @@ impl<'a> Plan<'a> {
     fn slot(&self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
         let name = slot.name.clone();
         match self.checkpoint.part_of(slot) {
-            Some(part) if part.transposed => {
+            Some(part) if part.transposed.is_some() => {
                 let source = self.source(&part.tensor, part.rows, &slot.shape, name, quantize)?;
                 self.transposed(source, 0)
             }
@@ -389,13 +422,13 @@ impl<'a> Plan<'a> {
         Ok(Source { transposed: Some(first), ..source })
     }
 
-    /// The matrix of one expert: of a tensor that holds those of all, or a tensor of its own.
+    /// The matrix of one expert or head: of a tensor that holds those of all, or a tensor of its own.
     fn one_of(&self, slot: &Slot, expert: usize) -> Result<Source<'a>> {
         let (name, shape) = (slot.expert_name(expert), &slot.shape[1..]);
         if let Some(part) = self.checkpoint.part_of(slot) {
-            if part.transposed {
+            if let Some(step) = part.transposed {
                 let source = self.source(&part.tensor, part.rows, shape, name, self.quantize)?;
-                return self.transposed(source, expert * shape[1]);
+                return self.transposed(source, expert * step);
             }
             // Whole runs are an expert's.
             let map = RowMap { first: part.rows.row(expert * shape[0]), ..part.rows };
@@ -428,7 +461,8 @@ impl<'a> Plan<'a> {
             ));
         }
         let matrix = Matrix { format, rows, k, offset: 0, stride: 0 };
-        Ok(Source { tensor, map, transposed: None, name, from, matrix })
+        let source = Source { tensor, map, transposed: None, name, from, matrix };
+        if tensor.transposed { self.transposed(source, 0) } else { Ok(source) }
     }
 
     /// Places the sources side by side and returns their matrices. Those of a packed file have their
