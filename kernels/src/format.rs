@@ -5,6 +5,9 @@
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of every kernel is `Args`'")]
 
 pub(crate) mod float;
+pub(crate) mod pq2_0;
+pub(crate) mod q1_0;
+pub(crate) mod q2_0;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
@@ -13,6 +16,7 @@ pub(crate) mod q5_1;
 pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
+pub(crate) mod tq2_0;
 
 use std::fmt;
 
@@ -49,6 +53,14 @@ macro_rules! formats {
             Q5_K q5_k;
             /// 6 bits, 8-bit scale per 16, in blocks of 256.
             Q6_K q6_k;
+            /// 2 bits for -1, 0 and 1, a scale per 256.
+            TQ2_0 tq2_0;
+            /// 2 bits, a scale per 64.
+            Q2_0 q2_0;
+            /// 2 bits, a scale per 128.
+            PQ2_0 pq2_0;
+            /// 1 bit, a scale per 128.
+            Q1_0 q1_0;
         }
     } };
 }
@@ -229,7 +241,8 @@ impl fmt::Display for NoQuantizer {
 
 impl std::error::Error for NoQuantizer {}
 
-/// Bytes of a block as `ggml-common.h` has them, and of a unit, which for codes begins on a cache line.
+/// Bytes of a block as `ggml-common.h` has them, and of a unit, which for most codes begins on a cache
+/// line.
 const _: () = {
     use Format::*;
     let known = [
@@ -244,6 +257,10 @@ const _: () = {
         (Q4_K, 144, 2368),
         (Q5_K, 176, 2880),
         (Q6_K, 210, 3392),
+        (TQ2_0, 66, 1056),
+        (Q2_0, 18, 1152),
+        (PQ2_0, 34, 1088),
+        (Q1_0, 18, 576),
     ];
     let mut i = 0;
     while i < known.len() {

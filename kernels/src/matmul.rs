@@ -29,6 +29,7 @@ pub(crate) use each;
 
 pub(crate) mod affine;
 pub(crate) mod float;
+pub(crate) mod low_bit;
 pub(crate) mod simple;
 
 use std::mem::MaybeUninit;

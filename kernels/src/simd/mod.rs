@@ -82,8 +82,8 @@ pub(crate) unsafe trait Simd: Copy {
     /// [`finish`](Self::finish) of the same `start` completes it.
     unsafe fn acc_start(self, start: *const i32) -> Self::Acc;
     /// Adds the products of unsigned codes. Between two [`flush`](Self::flush)es, or
-    /// [`scale_add`](Self::scale_add)s of a fresh accumulator, at most 8 calls with 4-bit codes,
-    /// 4 with 5-bit ones, 2 with 6-bit ones.
+    /// [`scale_add`](Self::scale_add)s of a fresh accumulator, at most 32 calls with 2-bit codes, 8
+    /// with 4-bit ones, 4 with 5-bit ones, 2 with 6-bit ones.
     unsafe fn dot_u(self, acc: Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc;
     /// Widens what narrow accumulators hold.
     unsafe fn flush(self, acc: Self::Acc) -> Self::Acc;
