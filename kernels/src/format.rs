@@ -6,6 +6,7 @@
 
 pub(crate) mod float;
 pub(crate) mod pq2_0;
+pub(crate) mod ptq1_0;
 pub(crate) mod q1_0;
 pub(crate) mod q2_0;
 pub(crate) mod q4_0;
@@ -16,6 +17,7 @@ pub(crate) mod q5_1;
 pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
+pub(crate) mod tq1_0;
 pub(crate) mod tq2_0;
 
 use std::fmt;
@@ -61,6 +63,10 @@ macro_rules! formats {
             PQ2_0 pq2_0;
             /// 1 bit, a scale per 128.
             Q1_0 q1_0;
+            /// Ternary digits, a scale per 256.
+            TQ1_0 tq1_0;
+            /// Ternary digits, a scale per 128.
+            PTQ1_0 ptq1_0;
         }
     } };
 }
@@ -261,6 +267,8 @@ const _: () = {
         (Q2_0, 18, 1152),
         (PQ2_0, 34, 1088),
         (Q1_0, 18, 576),
+        (TQ1_0, 54, 864),
+        (PTQ1_0, 28, 896),
     ];
     let mut i = 0;
     while i < known.len() {

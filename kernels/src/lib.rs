@@ -44,6 +44,7 @@ mod math;
 mod matmul;
 mod ops;
 mod panel;
+mod rotation;
 mod simd;
 
 pub use activation::{Activation, Place, Rows};

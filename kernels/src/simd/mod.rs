@@ -73,6 +73,12 @@ pub(crate) unsafe trait Simd: Copy {
     /// Shifts 16-bit lanes left: bits cross bytes, the caller masks.
     unsafe fn b_shl<const N: i32>(self, a: Self::B) -> Self::B;
 
+    /// Three times each byte, modulo 256.
+    unsafe fn b_triple(self, a: Self::B) -> Self::B;
+    /// `3 (b ^ 0x80) / 256` of each byte b: the first ternary digit of a fraction of 256 whose top
+    /// bit is flipped.
+    unsafe fn b_digits(self, a: Self::B) -> Self::B;
+
     // Dot products: row r takes bytes 4 r .. 4 r + 4 of a vector against the same 4 activations.
     /// Reads 4 activations.
     unsafe fn x_load(self, p: *const i8) -> Self::X;
