@@ -106,6 +106,7 @@ impl Checkpoint {
         }
         let mut visit = |slot: &Slot| self.check_slot(slot, &mut read);
         let spec = decoder.spec(&mut Slots::new(&mut visit), tied)?;
+        self.hadamard(&spec)?;
         let left_out = |t: &&Tensor| !read.contains(&t.name) && derived(t).is_none();
         match self.tensors().iter().find(left_out) {
             None => Ok(spec),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use goldcrest_kernels::{Activation, Format, PANEL_ROWS, unpack_row};
 
 use crate::error::Result;
-use crate::load::{Buffer, Checkpoint, Tensor};
+use crate::load::{Buffer, Checkpoint, Hadamard, Tensor};
 use crate::spec::{Named, Spec, Stage};
 pub(crate) use file::save;
 pub(crate) use pack::Watch;
@@ -21,6 +21,8 @@ pub(crate) struct Matrix {
     pub(crate) format: Format,
     pub(crate) rows: usize,
     pub(crate) k: usize,
+    /// Whether its input is turned: see [`Hadamard`].
+    pub(crate) turned: bool,
     /// Of its first panel.
     offset: usize,
     /// From one panel to the next: more than a panel where two matrices are interleaved.
@@ -102,6 +104,7 @@ impl Panels {
 pub(crate) struct Weights {
     panels: Panels,
     pub(crate) spec: Spec<Loaded>,
+    pub(crate) hadamard: Option<Hadamard>,
     /// Bytes that one token's forward pass reads.
     pub(crate) bytes_per_token: u64,
 }
@@ -115,7 +118,8 @@ impl Weights {
         quantize: Option<Format>,
         watch: &Watch<'_>,
     ) -> Result<Self> {
-        let mut plan = Plan::new(&checkpoint, quantize);
+        let hadamard = checkpoint.hadamard(spec)?;
+        let mut plan = Plan::new(&checkpoint, hadamard.as_ref(), quantize);
         let Planned { spec, rows } = plan.model(spec)?;
         let mut bytes_per_token = plan.per_token();
         let rows = rows.map(|(tensor, format)| (tensor.clone(), format));
@@ -148,7 +152,7 @@ impl Weights {
                 Panels::File(checkpoint)
             }
         };
-        Ok(Self { panels, spec: Spec { embed, ..spec }, bytes_per_token })
+        Ok(Self { panels, spec: Spec { embed, ..spec }, hadamard, bytes_per_token })
     }
 
     /// Panels `first..first + count` of `matrix`, which no other interleaves.

@@ -4,6 +4,7 @@
 use goldcrest_kernels::{Attend, AttendOut, CHUNK, KvLayout, PANEL_ROWS, Span, partial_len};
 
 use super::needs::{Kinds, Rows};
+use super::product::Input;
 use super::scratch::{Lane, Place};
 use super::{Rotation, Walk};
 use crate::model::weights::Loaded;
@@ -99,7 +100,8 @@ impl Step<'_, '_> {
         norm: &Norm<Loaded>,
     ) -> Result<(), Poisoned> {
         let walk = self.walk;
-        let input = walk.hidden(norm);
+        let turned = self.mixer.qkv[0].matrix.turned;
+        let input = Input { turned, ..walk.hidden(norm) };
         let kinds = self.mixer.qkv.iter().map(|linear| linear.matrix.kind());
         walk.prepare(w, lane, &input, Kinds::of(kinds))?;
         let grid = self.qkv.grid(w, walk.rows, PANEL_ROWS);

@@ -4,6 +4,7 @@ use goldcrest_kernels::PANEL_ROWS;
 
 use super::Walk;
 use super::needs::{Kinds, Rows};
+use super::product::Input;
 use super::scratch::Lane;
 use crate::model::weights::Loaded;
 use crate::spec::{Block, Dense};
@@ -18,8 +19,8 @@ impl Walk<'_> {
         block: &Block<Loaded>,
         mixer: &Dense<Loaded>,
     ) -> Result<(), Poisoned> {
-        let input = self.hidden(&block.pre);
         let [gate, up] = &mixer.gate_up;
+        let input = Input { turned: gate.turned, ..self.hidden(&block.pre) };
         self.prepare(w, lane, &input, Kinds::of([gate.kind(), up.kind()]))?;
         let made = self.b.floats(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Pass);
         let grid = made.grid(w, self.rows, PANEL_ROWS);

@@ -127,6 +127,9 @@ impl Graph {
     /// The residual stream of a token before the first block, and the angles of its position.
     fn embed(&self, id: u32, position: usize, x: &mut [f32], angles: &mut [f32]) {
         self.weights.embed(id, x);
+        if let Some(hadamard) = &self.weights.hadamard {
+            hadamard.turn_back(self.kernels, x);
+        }
         let scale = self.spec().embed_scale;
         if scale != 1.0 {
             self.kernels.scale(x, scale);
@@ -192,7 +195,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let spec = self.graph.spec();
-        let input = Input { pick: Some(self.b.wanted), ..self.hidden(&spec.norm) };
+        let turned = spec.head.turned;
+        let input = Input { pick: Some(self.b.wanted), turned, ..self.hidden(&spec.norm) };
         self.prepare(w, lane, &input, spec.head.kind().into())?;
         let columns = self.b.logits.columns(w, 0, PANEL_ROWS);
         w.each(spec.head.panels(), self.grain(), columns, |claim, mut block| {

@@ -23,6 +23,8 @@ pub(super) struct Input<'s, 'a> {
     pub(super) pick: Option<&'s [usize]>,
     pub(super) k: usize,
     pub(super) norm: Option<&'s Norm<Loaded>>,
+    /// Whether the rows are turned after that, as the matrices want that read them.
+    pub(super) turned: bool,
     pub(super) to: &'s [Shared<'a, u8>; 3],
 }
 
@@ -45,13 +47,15 @@ impl<'a> Walk<'a> {
             pick: None,
             k,
             norm: Some(norm),
+            turned: false,
             to: self.b.forms(k, needs::Rows::Pass),
         }
     }
 
     /// What a mixer made, `k` wide.
     pub(super) fn made<'s>(&'s self, from: &'s Shared<'a, f32>, k: usize) -> Input<'s, 'a> {
-        Input { from, pick: None, k, norm: None, to: self.b.forms(k, needs::Rows::Pass) }
+        let to = self.b.forms(k, needs::Rows::Pass);
+        Input { from, pick: None, k, norm: None, turned: false, to }
     }
 
     pub(super) fn grain(&self) -> usize {
@@ -76,7 +80,7 @@ impl<'a> Walk<'a> {
         if count == 1 {
             let x = &input.from.row(w, index(0))[..k];
             let mut scratch = std::mem::take(&mut lane.row);
-            let x = self.normalised(x, input.norm, &mut scratch);
+            let x = self.ready(x, input, &mut scratch);
             for kind in kinds.iter() {
                 let out = &mut lane.quantized(kind)[..kind.row_bytes(k)];
                 kernels.quantize_row(kind, x, out, Place::ALONE);
@@ -93,7 +97,7 @@ impl<'a> Walk<'a> {
             let rows = group.min(count - first);
             for row in 0..rows {
                 let x = &all[index(first + row) * stride..][..k];
-                let x = self.normalised(x, input.norm, &mut lane.row);
+                let x = self.ready(x, input, &mut lane.row);
                 self.quantize(x, &mut blocks, Place { rows, row });
             }
         });
@@ -113,6 +117,20 @@ impl<'a> Walk<'a> {
                 self.graph.kernels.quantize_row(kind, x, group, place);
             }
         }
+    }
+
+    /// A row as the matrices want it, but for its form.
+    fn ready<'x>(&self, x: &'x [f32], input: &Input<'_, '_>, scratch: &'x mut [f32]) -> &'x [f32] {
+        let Some(hadamard) = self.graph.weights.hadamard.as_ref().filter(|_| input.turned) else {
+            return self.normalised(x, input.norm, scratch);
+        };
+        let out = &mut scratch[..x.len()];
+        match input.norm {
+            Some(Norm { weight, eps }) => self.graph.kernels.rms_norm(x, weight, *eps, out),
+            None => out.copy_from_slice(x),
+        }
+        hadamard.turn(self.graph.kernels, out);
+        out
     }
 
     fn normalised<'x>(
@@ -215,6 +233,7 @@ impl<'a> Walk<'a> {
         input: &Input<'_, '_>,
         matrix: &Matrix,
     ) -> Result<(), Poisoned> {
+        let input = &Input { turned: matrix.turned, ..*input };
         self.prepare(w, lane, input, matrix.kind().into())?;
         let to = if block.post.is_some() { &self.b.mixed } else { &self.b.x };
         let grid = to.grid(w, self.rows, PANEL_ROWS);

@@ -4,7 +4,7 @@ use goldcrest_kernels::{Format, PANEL_ROWS};
 
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
-use crate::load::{Checkpoint, Tensor, check_finite};
+use crate::load::{Checkpoint, Hadamard, Tensor, check_finite};
 use crate::spec::{Attention, Block, Dense, Experts, Linear, Mixer, Named, Norm, Slot, Spec};
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
@@ -36,6 +36,7 @@ pub(super) struct Run<'a> {
 
 pub(super) struct Plan<'a> {
     checkpoint: &'a Checkpoint,
+    hadamard: Option<&'a Hadamard>,
     quantize: Option<Format>,
     pub(super) runs: Vec<Run<'a>>,
     /// One-dimensional tensors, in the order of their use.
@@ -53,8 +54,20 @@ pub(super) struct Planned<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(checkpoint: &'a Checkpoint, quantize: Option<Format>) -> Self {
-        Self { checkpoint, quantize, runs: Vec::new(), vectors: Vec::new(), end: 0, idle: 0 }
+    pub(super) fn new(
+        checkpoint: &'a Checkpoint,
+        hadamard: Option<&'a Hadamard>,
+        quantize: Option<Format>,
+    ) -> Self {
+        Self {
+            checkpoint,
+            hadamard,
+            quantize,
+            runs: Vec::new(),
+            vectors: Vec::new(),
+            end: 0,
+            idle: 0,
+        }
     }
 
     /// All of a model, whose slots the checkpoint fills.
@@ -223,7 +236,8 @@ impl<'a> Plan<'a> {
                 "a packed file keeps the types that it was packed with: quantise while packing",
             ));
         }
-        let matrix = Matrix { format, rows, k, offset: 0, stride: 0 };
+        let turned = self.hadamard.is_some_and(|hadamard| hadamard.turns(&name));
+        let matrix = Matrix { format, rows, k, turned, offset: 0, stride: 0 };
         Ok(Source { tensor, first, name, from, matrix })
     }
 
