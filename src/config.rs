@@ -12,6 +12,8 @@ pub(crate) mod limits {
     pub(crate) const VOCAB: usize = 1 << 26;
     pub(crate) const CONTEXT: usize = 1 << 30;
     pub(crate) const EXPERTS: usize = 1 << 12;
+    /// Inputs that a convolution sees.
+    pub(crate) const TAPS: usize = 8;
     /// Of the queries that share keys: what a block of a shared buffer may be wide.
     pub(crate) const HEAD_GROUP: usize = 1 << 20;
 }
@@ -27,6 +29,8 @@ pub struct Config {
     pub(crate) n_heads: usize,
     pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// Of the layers without a window, where it is another one.
+    pub(crate) global_head_dim: Option<usize>,
     pub(crate) context_length: usize,
     pub(crate) norm_eps: f32,
     pub(crate) rope: Rope,
@@ -89,6 +93,11 @@ impl Config {
         self.head_dim
     }
 
+    /// Width of one head in the layers without a window, where it is another one.
+    pub fn global_head_dim(&self) -> Option<usize> {
+        self.global_head_dim
+    }
+
     /// The longest context that the model was made for, in tokens.
     pub fn context_length(&self) -> usize {
         self.context_length
@@ -148,8 +157,11 @@ impl Config {
         {
             return Err(config_error(format!("{used} of {count} experts for a token")));
         }
+        if self.global_head_dim.is_some_and(|dim| dim == 0 || !dim.is_multiple_of(2)) {
+            return Err(config_error("the head dimension of layers without a window is not even"));
+        }
         self.local_rope.iter().try_for_each(|rope| rope.check(*head_dim))?;
-        rope.check(*head_dim)
+        rope.check(self.global_head_dim.unwrap_or(*head_dim))
     }
 }
 
@@ -231,6 +243,18 @@ pub enum RopeScaling {
         /// Whether the bounds between the bands are rounded outwards to whole pairs.
         truncate: bool,
     },
+    /// LongRoPE (<https://arxiv.org/abs/2402.13753>): one divisor per pair, by the context that a model
+    /// is loaded with.
+    Long {
+        /// `dim / 2` divisors for contexts up to `original_context`.
+        short: Vec<f32>,
+        /// And for longer ones.
+        long: Vec<f32>,
+        /// The context of pre-training.
+        original_context: usize,
+        /// The factor on cos and sin.
+        attention_factor: f32,
+    },
     /// One divisor per pair, from the tensor `rope_freqs.weight`.
     Factors(
         /// `dim / 2` divisors.
@@ -256,6 +280,12 @@ impl RopeScaling {
                 factor, original_context, beta_fast, beta_slow, attention_factor, ..
             } => {
                 [*factor, *beta_fast, *beta_slow, *attention_factor].into_iter().all(positive)
+                    && *original_context > 0
+            }
+            Self::Long { short, long, original_context, attention_factor } => {
+                [short, long].into_iter().all(|factors| factors.len() == dim / 2)
+                    && short.iter().chain(long).copied().all(positive)
+                    && positive(*attention_factor)
                     && *original_context > 0
             }
             Self::Factors(factors) => {

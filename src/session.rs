@@ -4,6 +4,7 @@ mod cancel;
 mod generation;
 mod generator;
 mod params;
+mod points;
 mod stats;
 mod stop;
 mod text;
@@ -18,6 +19,7 @@ pub use cancel::CancelToken;
 use generation::Generation;
 pub use generator::{Generator, IntoGeneratorError, StopReason, Token};
 pub use params::GenerationParams;
+use points::Point;
 pub use stats::Stats;
 
 /// The size of a session.
@@ -54,12 +56,15 @@ impl SessionOptions {
 pub struct Session {
     model: Model,
     /// What passes work on. Its state covers a prefix of the text: a generated token is run when the
-    /// next is wanted. Its logits, `[vocab]`, are those after the last token, when the state covers
-    /// all of them.
+    /// next is wanted.
     run: Run,
     seat: Arc<Seat>,
     /// The text.
     ids: Vec<u32>,
+    /// After how many tokens the logits of the run are, `[vocab]`; 0 where they are of none.
+    logits_after: usize,
+    /// Shortest first; all of them cover a prefix of the text.
+    points: Vec<Point>,
     stats: Stats,
 }
 
@@ -82,6 +87,8 @@ impl Session {
             run,
             seat: Arc::default(),
             ids: Vec::with_capacity(context),
+            logits_after: 0,
+            points: Vec::new(),
             stats: Stats::default(),
             model,
         })
@@ -160,10 +167,11 @@ impl Session {
         Ok(all)
     }
 
-    /// The logits after the last token; `None` before the first, and while the last was generated
-    /// but not yet run.
+    /// The logits after the last token; `None` before the first, and while they have not been computed:
+    /// the last was generated but not yet run, or the context was cut.
     pub fn logits(&self) -> Option<&[f32]> {
-        (!self.ids.is_empty() && self.covered() == self.ids.len()).then_some(&self.run.logits[..])
+        let there = !self.ids.is_empty() && self.logits_after == self.ids.len();
+        there.then_some(&self.run.logits[..])
     }
 
     /// Continues the context. Takes [`GenerationParams`], or
@@ -205,14 +213,15 @@ impl Session {
 
     /// Keeps the first `len` tokens of the context.
     ///
-    /// Of layers that see a window of the text, no more than that is kept: where it lies behind, the
-    /// next pass runs the tokens again from the first.
+    /// Layers with a recurrent state cannot go back, and of layers that see a window of the text no
+    /// more than that is kept: where the state after `len` tokens is gone, the next pass runs tokens
+    /// again, from the last [save point](Self::save) or the first token on.
+    /// [`rewind`](Self::rewind) refuses instead.
     pub fn truncate(&mut self, len: usize) {
         if len < self.ids.len() {
             self.ids.truncate(len);
-            // The last token is run again for its logits; all of them where what it sees is no
-            // longer kept.
-            self.run.state.rewind(len.saturating_sub(1));
+            self.points.retain(|point| point.len() <= len);
+            self.go_back(len);
         }
     }
 
@@ -248,8 +257,12 @@ impl Session {
         self.model.config().vocab_size()
     }
 
-    /// Runs the tokens that have not.
+    /// Runs the tokens that have not, so that there are logits after the last.
     fn catch_up(&mut self, cancel: &CancelToken) -> Result<()> {
+        if self.logits_after != self.ids.len() {
+            // The last token is run again for its logits.
+            self.go_back(self.ids.len() - 1);
+        }
         while self.covered() < self.ids.len() {
             let rest = self.ids.len() - self.covered();
             self.pass(rest.min(BATCH), usize::from(rest <= BATCH), cancel)?;
@@ -270,7 +283,13 @@ impl Session {
         run.wants = wants;
         run.logits.resize(wants.max(1) * vocab, 0.0);
         run.cancel.clone_from(cancel);
-        self.model.run(run, &self.seat)
+        // They are overwritten, be it in part.
+        self.logits_after = 0;
+        self.model.run(run, &self.seat)?;
+        if wants > 0 {
+            self.logits_after = from + rows;
+        }
+        Ok(())
     }
 
     /// After a failure: the context of `before`, and what of the new tokens has run.

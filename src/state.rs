@@ -1,14 +1,14 @@
-//! What a session keeps of its text: keys and values, block by block.
+//! What a session keeps of its text, block by block: keys and values, or the state of a recurrence.
 
 use goldcrest_kernels::{CHUNK, KvLayout, KvType};
 
-use crate::config::Config;
-use crate::error::{Result, input_error};
+use crate::error::{Error, ErrorKind, Result, input_error};
 use crate::load::Buffer;
 use crate::model::BATCH;
 use crate::spec::{Heads, Spec, Stage};
 
-/// Keys and values of every attention block: `[block][head][keys | values]`.
+/// Keys and values of every attention block, `[block][head][keys | values]`, and the states of
+/// recurrent blocks.
 ///
 /// Where a window bounds what a block sees, its positions are a ring. Positions from
 /// [`len`](Self::len) on hold what an abandoned pass left; nothing reads them. The system gives
@@ -17,6 +17,7 @@ use crate::spec::{Heads, Spec, Stage};
 pub(crate) struct State {
     buffer: Option<Buffer>,
     kept: Vec<Kept>,
+    recurrent: Recurrent,
     context: usize,
     len: usize,
     /// One past the last position that was ever written since the state was empty.
@@ -31,10 +32,38 @@ struct Kept {
     bytes: usize,
 }
 
+/// The states of all recurrent blocks: of each the tail of its convolution, then its matrix.
+///
+/// A pass reads those of before and writes those of after, so that one that is abandoned changes
+/// nothing; to advance is to exchange the two.
+#[derive(Debug, Default)]
+struct Recurrent {
+    parts: Vec<usize>,
+    before: Vec<f32>,
+    after: Vec<f32>,
+}
+
+/// What a state needs besides its positions to come back to where it was.
+#[derive(Debug)]
+pub(crate) struct SavePoint {
+    len: usize,
+    written: usize,
+    recurrent: Vec<f32>,
+    /// The blocks that are rings.
+    rings: Vec<u8>,
+}
+
+impl SavePoint {
+    /// Positions that it covers.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
 impl State {
     /// Room for `context` positions of a model.
     pub(crate) fn new<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Result<Self> {
-        Self::laid_out(spec, context, |heads| layout(heads.head_dim, heads.window, ty, context))
+        Self::laid_out(spec, context, |heads| layout(heads, ty, context))
     }
 
     /// As [`new`](Self::new), keeping what no window sees any more.
@@ -44,7 +73,7 @@ impl State {
         ty: KvType,
         context: usize,
     ) -> Result<Self> {
-        Self::laid_out(spec, context, |heads| KvLayout::try_new(ty, heads.head_dim, context))
+        Self::laid_out(spec, context, |heads| plain(heads, ty, context))
     }
 
     fn laid_out<S: Stage>(
@@ -62,7 +91,8 @@ impl State {
         let kept = kept.ok_or_else(too_long)?;
         let bytes = kept.iter().try_fold(0usize, |sum, kept| sum.checked_add(kept.bytes));
         let buffer = Some(Buffer::sparse(bytes.ok_or_else(too_long)?)?);
-        Ok(Self { buffer, kept, context, len: 0, written: 0 })
+        let recurrent = Recurrent::new(spec.recurrences().flatten().collect())?;
+        Ok(Self { buffer, kept, recurrent, context, len: 0, written: 0 })
     }
 
     /// Positions in use.
@@ -80,14 +110,17 @@ impl State {
         self.kept.iter().map(|kept| kept.layout)
     }
 
-    /// The keys and values of each attention block: its heads side by side.
-    pub(crate) fn blocks(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let mut rest = self.buffer.as_mut().map_or(&mut [][..], Buffer::as_mut_slice);
-        self.kept.iter().map(move |kept| {
-            let (block, after) = std::mem::take(&mut rest).split_at_mut(kept.bytes);
-            rest = after;
-            block
-        })
+    /// The keys and values of each attention block, its heads side by side; and the states of each
+    /// recurrent block, two parts each: those that the next pass reads, and those that it writes.
+    pub(crate) fn lend(
+        &mut self,
+    ) -> (impl Iterator<Item = &mut [u8]>, impl Iterator<Item = [&mut [f32]; 2]>) {
+        let mut bytes = self.buffer.as_mut().map_or(&mut [][..], Buffer::as_mut_slice);
+        let blocks = self.kept.iter().map(move |kept| split_off(&mut bytes, kept.bytes));
+        let Recurrent { parts, before, after } = &mut self.recurrent;
+        let mut rest = [&mut before[..], &mut after[..]];
+        let parts = parts.iter().map(move |&len| rest.each_mut().map(|rest| split_off(rest, len)));
+        (blocks, parts)
     }
 
     /// Says that a pass writes the next `rows` positions.
@@ -99,22 +132,97 @@ impl State {
     /// Counts `rows` positions that a pass has written.
     pub(crate) fn advance(&mut self, rows: usize) {
         self.len += rows;
+        let Recurrent { before, after, .. } = &mut self.recurrent;
+        std::mem::swap(before, after);
     }
 
-    /// Goes back to the first `len` positions, or to none, where a ring has lost what the next
-    /// position sees. Returns how many there are now.
+    /// Whether the state of the first `len` positions is still there: no ring has lost what the next
+    /// position sees, and no recurrence has passed by.
+    pub(crate) fn reaches(&self, len: usize) -> bool {
+        let passed_by = !self.recurrent.parts.is_empty() && len > 0;
+        let still_has = |kept: &Kept| kept.still_has(len, self.written);
+        len == self.len || len < self.len && !passed_by && self.kept.iter().all(still_has)
+    }
+
+    /// Goes back to the first `len` positions, or to none, where they are not
+    /// [there](Self::reaches) any more. Returns how many there are now.
     pub(crate) fn rewind(&mut self, len: usize) -> usize {
         if len >= self.len {
             return self.len;
         }
-        if !self.kept.iter().all(|kept| kept.still_has(len, self.written)) {
+        if len == 0 || !self.reaches(len) {
             self.written = 0;
             self.len = 0;
+            self.recurrent.before.fill(0.0);
             return 0;
         }
         self.len = len;
         len
     }
+
+    /// What it takes to come back here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where there is no memory for it.
+    pub(crate) fn save(&mut self) -> Result<SavePoint> {
+        let mut recurrent = with_room(self.recurrent.before.len())?;
+        recurrent.extend_from_slice(&self.recurrent.before);
+        let mut rings = with_room(self.rings().map(|ring| ring.len()).sum())?;
+        self.rings().for_each(|ring| rings.extend_from_slice(ring));
+        Ok(SavePoint { len: self.len, written: self.written, recurrent, rings })
+    }
+
+    /// Comes back to a save point. The positions that it covers have not been written since by other
+    /// text.
+    pub(crate) fn restore(&mut self, point: &SavePoint) {
+        self.recurrent.before.copy_from_slice(&point.recurrent);
+        let mut saved = &point.rings[..];
+        for ring in self.rings() {
+            let (own, rest) = saved.split_at(ring.len());
+            ring.copy_from_slice(own);
+            saved = rest;
+        }
+        (self.len, self.written) = (point.len, point.written);
+    }
+
+    /// The blocks whose positions are a ring.
+    fn rings(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let context = self.context;
+        let are_rings: Vec<_> =
+            self.kept.iter().map(|kept| kept.layout.positions() < context).collect();
+        self.lend().0.zip(are_rings).filter_map(|(block, is_ring)| is_ring.then_some(block))
+    }
+}
+
+impl Recurrent {
+    fn new(parts: Vec<usize>) -> Result<Self> {
+        let len = parts.iter().try_fold(0usize, |sum, &part| sum.checked_add(part));
+        // What no address can say is refused as no memory for it.
+        let len = len.unwrap_or(usize::MAX);
+        let zeros = || -> Result<Vec<f32>> {
+            let mut zeros = with_room(len)?;
+            zeros.resize(len, 0.0);
+            Ok(zeros)
+        };
+        Ok(Self { before: zeros()?, after: zeros()?, parts })
+    }
+}
+
+/// The first `len` of `all`, which loses them.
+fn split_off<'a, T>(all: &mut &'a mut [T], len: usize) -> &'a mut [T] {
+    let (first, rest) = std::mem::take(all).split_at_mut(len);
+    *all = rest;
+    first
+}
+
+/// A vector with room for `len` elements.
+fn with_room<T>(len: usize) -> Result<Vec<T>> {
+    let mut vector = Vec::new();
+    vector.try_reserve_exact(len).map_err(|error| {
+        let bytes = len.saturating_mul(size_of::<T>());
+        Error::new(ErrorKind::Io, format!("no memory for a state of {bytes} bytes")).because(error)
+    })?;
+    Ok(vector)
 }
 
 impl Kept {
@@ -128,17 +236,19 @@ impl Kept {
 
 /// A ring where that is shorter than the context: the window, and what a pass adds to it before its
 /// first row has looked. `None` where it does not fit the address space.
-fn layout(head_dim: usize, window: Option<usize>, ty: KvType, context: usize) -> Option<KvLayout> {
+fn layout(heads: Heads, ty: KvType, context: usize) -> Option<KvLayout> {
     // A window as long as the context is none.
-    let window = window.filter(|&window| window < context);
+    let window = heads.window.filter(|&window| window < context);
     let ring = window.map(|window| (window + BATCH).next_multiple_of(CHUNK));
     match ring.filter(|&ring| ring < context) {
         // No larger than a plain one of the context would be.
-        Some(ring) => {
-            KvLayout::try_new(ty, head_dim, context).map(|_| KvLayout::ring(ty, head_dim, ring))
-        }
-        None => KvLayout::try_new(ty, head_dim, context),
+        Some(ring) => plain(heads, ty, context).map(|_| KvLayout::ring(ty, heads.head_dim, ring)),
+        None => plain(heads, ty, context),
     }
+}
+
+fn plain(heads: Heads, ty: KvType, context: usize) -> Option<KvLayout> {
+    KvLayout::try_unequal(ty, heads.head_dim, heads.value_dim, context)
 }
 
 /// Bytes of an attention block.
@@ -147,9 +257,7 @@ fn block_bytes(layout: KvLayout, n_kv_heads: usize) -> Option<usize> {
 }
 
 /// Bytes of keys and values of a whole context; `None` where they do not fit a `usize`.
-pub(crate) fn kv_bytes(config: &Config, ty: KvType, context: usize) -> Option<usize> {
-    let of_layer = |&window: &Option<usize>| {
-        block_bytes(layout(config.head_dim, window, ty, context)?, config.n_kv_heads)
-    };
-    config.windows.iter().map(of_layer).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
+pub(crate) fn kv_bytes<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Option<usize> {
+    let of_block = |heads: Heads| block_bytes(layout(heads, ty, context)?, heads.n_kv_heads);
+    spec.attentions().map(of_block).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }

@@ -44,17 +44,19 @@ mod math;
 mod matmul;
 mod ops;
 mod panel;
+mod recurrent;
 mod rotation;
 mod simd;
 
 pub use activation::{Activation, Place, Rows};
-pub use attention::{Attend, AttendOut, CHUNK, HeadRowsMut, Span, partial_len, scratch_len};
+pub use attention::{Attend, AttendOut, CHUNK, HeadRowsMut, Merge, Span, partial_len, scratch_len};
 pub use dispatch::{Kernels, Tile};
 pub use format::{Format, NoQuantizer};
 pub use isa::{Isa, UnknownIsa};
 pub use kv::{KvLayout, KvType};
 pub use ops::{Nonlinearity, RopeStyle};
 pub use panel::{pack_panel, unpack_row};
+pub use recurrent::{Delta, GateOrder, Scan, TokenRows, state_len};
 
 /// Output rows in a panel.
 pub const PANEL_ROWS: usize = simd::LANES;

@@ -28,8 +28,11 @@ macro_rules! each {
 pub(crate) use each;
 
 pub(crate) mod affine;
+pub(crate) mod centred;
+pub(crate) mod decoded;
 pub(crate) mod float;
 pub(crate) mod low_bit;
+pub(crate) mod planes;
 pub(crate) mod simple;
 
 use std::mem::MaybeUninit;
@@ -61,6 +64,9 @@ pub(crate) struct Args {
     /// Columns that exist: the last panel may have fewer than sixteen.
     pub(crate) cols: usize,
 }
+
+/// An entry point of a product.
+pub(crate) type MatmulFn = unsafe fn(&Args);
 
 /// How a format's panel is multiplied.
 ///

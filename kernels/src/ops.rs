@@ -25,6 +25,10 @@ pub enum Nonlinearity {
     GeluTanh,
     /// GELU as defined, by the error function.
     GeluErf,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `max(x, 0)^2`.
+    ReluSquared,
 }
 
 /// Copies `n` floats, fewer than 16, by powers of two: a loop of any length would become a call of
@@ -92,7 +96,12 @@ pub(crate) unsafe fn store<S: Simd>(s: S, p: *mut f32, left: usize, v: S::F) {
 /// # Safety
 /// `x` is valid for `n` elements, and as for every method of [`Simd`].
 #[inline(always)]
-unsafe fn sum<S: Simd, const SQUARED: bool>(s: S, x: *const f32, n: usize, centre: f32) -> f32 {
+pub(crate) unsafe fn sum<S: Simd, const SQUARED: bool>(
+    s: S,
+    x: *const f32,
+    n: usize,
+    centre: f32,
+) -> f32 {
     const WAYS: usize = 4;
     // SAFETY: every read is below `n`.
     unsafe {
@@ -283,6 +292,11 @@ unsafe fn apply<S: Simd>(s: S, f: Nonlinearity, x: S::F) -> S::F {
             Nonlinearity::Silu => math::silu(s, x),
             Nonlinearity::GeluTanh => math::gelu_tanh(s, x),
             Nonlinearity::GeluErf => math::gelu_erf(s, x),
+            Nonlinearity::Sigmoid => math::sigmoid(s, x),
+            Nonlinearity::ReluSquared => {
+                let x = s.f_max(s.f_splat(0.0), x);
+                s.f_mul(x, x)
+            }
         }
     }
 }
@@ -360,6 +374,33 @@ pub(crate) unsafe fn gated<S: Simd>(s: S, f: Nonlinearity, pairs: &[f32], out: &
     }
 }
 
+/// `out = gate * sigmoid(1.702 gate) * (up + 1)` of `pairs` as [`gated`] has them, with gates of at
+/// most `limit` and factors within `limit` of 0: the experts of gpt-oss.
+///
+/// # Panics
+/// If the lengths do not fit.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn gated_clamped<S: Simd>(s: S, limit: f32, pairs: &[f32], out: &mut [f32]) {
+    let n = out.len();
+    assert_eq!(pairs.len(), 2 * n.next_multiple_of(LANES), "lengths of pairs and out");
+    let mut i = 0;
+    while i < n {
+        // SAFETY: `i < n`, and `pairs` has two vectors for every begun one of `out`.
+        unsafe {
+            let (pair, most) = (pairs.as_ptr().add(2 * i), s.f_splat(limit));
+            let gate = s.f_min(most, s.f_load(pair));
+            let up = s.f_max(s.f_splat(-limit), s.f_min(most, s.f_load(pair.add(LANES))));
+            let gated = s.f_mul(gate, math::sigmoid(s, s.f_mul(gate, s.f_splat(1.702))));
+            let product = s.f_mul(gated, s.f_add(up, s.f_splat(1.0)));
+            store(s, out.as_mut_ptr().add(i), n - i, product);
+        }
+        i += LANES;
+    }
+}
+
 /// `x = f(x)`, element by element.
 ///
 /// # Safety
@@ -410,6 +451,23 @@ pub(crate) unsafe fn add<S: Simd>(_s: S, acc: &mut [f32], x: &[f32]) {
     let mut i = 0;
     while i < x.len() {
         acc[i] += x[i];
+        i += 1;
+    }
+}
+
+/// `x *= y`, element by element.
+///
+/// # Panics
+/// If the lengths differ.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn multiply<S: Simd>(_s: S, x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "lengths of x and y");
+    let mut i = 0;
+    while i < y.len() {
+        x[i] *= y[i];
         i += 1;
     }
 }

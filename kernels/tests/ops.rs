@@ -57,13 +57,15 @@ fn erf(x: f64) -> f64 {
 
 type Function = fn(f64) -> f64;
 
-const NONLINEARITIES: [(Nonlinearity, Function); 3] = [
+const NONLINEARITIES: [(Nonlinearity, Function); 5] = [
     (Nonlinearity::Silu, |v| v / (1.0 + (-v).exp())),
     (Nonlinearity::GeluTanh, |v| {
         let c = (2.0 / std::f64::consts::PI).sqrt();
         0.5 * v * (1.0 + (c * (v + 0.044715 * v * v * v)).tanh())
     }),
     (Nonlinearity::GeluErf, |v| 0.5 * v * (1.0 + erf(v * std::f64::consts::FRAC_1_SQRT_2))),
+    (Nonlinearity::Sigmoid, |v| 1.0 / (1.0 + (-v).exp())),
+    (Nonlinearity::ReluSquared, |v| v.max(0.0).powi(2)),
 ];
 
 /// `rows` rows of `weight.len()`, by the definitions.
@@ -130,6 +132,19 @@ fn check(x: &[f32], y: &[f32], near: bool) {
         reference(&name, &got, &want, 5e-6);
     }
 
+    for limit in [7.0f32, 0.75] {
+        let got = on_every_tier("gated_clamped", |k| {
+            written(n, |out| k.gated_clamped(limit, &pairs, out))
+        });
+        let most = f64::from(limit);
+        let clamped = |(&gate, &up): (&f64, &f64)| {
+            let gate = gate.min(most);
+            gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-most, most) + 1.0)
+        };
+        let want: Vec<f64> = wx.iter().zip(&wy).map(clamped).collect();
+        reference("gated_clamped", &got, &want, 5e-6);
+    }
+
     let got = on_every_tier("softcap", |k| changed(x, |x| k.softcap(5.0, x)));
     let want: Vec<f64> = wx.iter().map(|v| 5.0 * (v / 5.0).tanh()).collect();
     reference("softcap", &got, &want, 2e-6);
@@ -142,6 +157,10 @@ fn check(x: &[f32], y: &[f32], near: bool) {
     let got = on_every_tier("add", |k| changed(x, |acc| k.add(acc, y)));
     let want: Vec<f32> = x.iter().zip(y).map(|(x, y)| x + y).collect();
     assert_eq!(bits(&got), bits(&want), "add");
+
+    let got = on_every_tier("multiply", |k| changed(x, |x| k.multiply(x, y)));
+    let want: Vec<f32> = x.iter().zip(y).map(|(x, y)| x * y).collect();
+    assert_eq!(bits(&got), bits(&want), "multiply");
 
     let factor = y[n / 2];
     let got = in_both_modes("add_scaled", |k| changed(x, |acc| k.add_scaled(acc, y, factor)));

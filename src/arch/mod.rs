@@ -2,14 +2,22 @@
 //!
 //! A file a family. Inside a family a model is a row of data; see [`decoder`].
 
+mod attention;
 mod decoder;
+mod experts;
+mod feed_forward;
 mod keys;
+mod latent;
+mod multipliers;
+mod recurrent;
+mod refuse;
 mod rope;
 mod rows;
+mod windows;
 
 pub(crate) use decoder::Decoder;
 pub(crate) use keys::Keys;
-pub(crate) use rope::ROPE_FREQS;
+pub(crate) use rope::{LONG_ROPE, ROPE_FREQS};
 
 use crate::error::{Error, unsupported};
 
@@ -19,24 +27,32 @@ pub(crate) struct Source<'a> {
     pub(crate) keys: Keys<'a>,
     /// The numbers of the tensor [`ROPE_FREQS`].
     pub(crate) rope_factors: Option<&'a [f32]>,
+    /// Those of the tensors [`LONG_ROPE`].
+    pub(crate) long_rope: Option<[&'a [f32]; 2]>,
     /// Rows of the embedding, where no key says how many tokens there are.
     pub(crate) embedding_rows: Option<usize>,
 }
 
 /// The architectures that run, by the `model_type` of a config.json.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
-    rows::ROWS.iter().map(|row| row.name)
+    rows::all().map(|row| row.name)
 }
 
 /// Hugging Face's names of tensors of this `model_type` and GGUF's, without the layers and the
 /// ending: those that differ from the usual ones. `None` if it does not run.
 pub(crate) fn tensor_names(model_type: &str) -> Option<&'static [(&'static str, &'static str)]> {
-    rows::ROWS.iter().find(|row| row.name == model_type).map(|row| row.names)
+    rows::all().find(|row| row.name == model_type).map(|row| row.names)
+}
+
+/// Matrices that folders of this `model_type` store transposed, by GGUF's names without the layer
+/// and the ending.
+pub(crate) fn transposed(model_type: &str) -> &'static [&'static str] {
+    rows::all().find(|row| row.name == model_type).map_or(&[], |row| row.transposed)
 }
 
 /// Whether the embedding is the head where a config.json of this `model_type` does not say.
 pub(crate) fn ties_by_default(model_type: &str) -> bool {
-    rows::ROWS.iter().any(|row| row.name == model_type && row.tied)
+    rows::all().any(|row| row.name == model_type && row.tied)
 }
 
 fn unknown(name: &str) -> Error {

@@ -1,7 +1,21 @@
-//! The decoders: a row of data each. A new member of the family is a row here.
+//! The decoders: a row of data each, in a file for each house that makes them.
+
+mod cohere;
+mod deepseek;
+mod gemma;
+mod gpt;
+mod gpt_oss;
+mod granite;
+mod liquid;
+mod llama;
+mod microsoft;
+mod olmo;
+mod others;
+mod qwen;
 
 use goldcrest_kernels::Nonlinearity;
 
+use super::experts::Mixture;
 use crate::config::RopeStyle;
 
 /// All that tells one decoder from another.
@@ -12,43 +26,97 @@ pub(super) struct Row {
     /// `general.architecture` in GGUF.
     pub(super) gguf: &'static str,
     /// Layers are mixtures of experts, but for those that the file names.
-    pub(super) experts: Option<Routing>,
+    pub(super) experts: Option<Mixture>,
     /// Queries, keys and values have biases.
     pub(super) qkv_bias: bool,
-    /// Queries and keys are normalised per head before rope.
-    pub(super) qk_norm: bool,
-    /// What a mixer made is normalised before it is added.
-    pub(super) post_norms: bool,
-    /// A folder stores the weights of norms less 1 (GGUF's converter adds it).
-    pub(super) norms_from_one: bool,
+    /// This key of a config.json says whether they have, with what it is by default; in GGUF they have
+    /// them where there are tensors.
+    pub(super) bias_key: Option<(&'static str, bool)>,
+    /// So has the projection of what heads attend to.
+    pub(super) output_bias: bool,
+    /// And so have the matrices of feed-forward layers.
+    pub(super) mlp_bias: bool,
+    /// Some files have queries, keys and values as one tensor, and gate and up.
+    pub(super) fused: bool,
+    /// In a folder, queries, keys and values of one tensor alternate head by head.
+    pub(super) fused_by_head: bool,
+    /// Matrices that a folder stores transposed, by GGUF's names without the layer and ending.
+    pub(super) transposed: &'static [&'static str],
+    /// Queries and keys are normalised before rope.
+    pub(super) qk_norm: QkNorm,
+    /// Heads have gates, each after its query.
+    pub(super) gated_heads: bool,
+    /// Rotated queries grow with their position.
+    pub(super) temperature: bool,
+    /// What some layers have instead of attention.
+    pub(super) recurrence: Recurrence,
+    /// Keys and values are made of latents.
+    pub(super) latent: bool,
+    /// Each head has a score that no position has.
+    pub(super) sinks: bool,
+    pub(super) norm: NormKind,
+    /// Where a block has norms.
+    pub(super) norms: Places,
+    /// GGUF's names of the norm before a feed-forward layer, and of the last.
+    pub(super) ffn_norm: &'static str,
+    pub(super) output_norm: &'static str,
+    pub(super) scale: Scale,
+    /// Whether attention's scores are capped, and whether the logits are.
+    pub(super) attention_cap: Cap,
+    pub(super) logit_cap: Cap,
+    /// Values are normalised, per head and without weights.
+    pub(super) v_norm: bool,
+    /// Layers without a window may have other heads, and keys that are their values.
+    pub(super) global_heads: bool,
+    /// Layers at the end may use the keys and values of an earlier one, and be wider.
+    pub(super) shared_keys: bool,
+    /// Tokens may have an embedding for each layer.
+    pub(super) layer_inputs: bool,
+    /// Each layer's output is multiplied by a number of its own.
+    pub(super) layer_scale: bool,
+    pub(super) mlp: Mlp,
+    /// Attention and feed-forward layer read the same rows and are added together.
+    pub(super) parallel: Parallel,
     /// The embedding is multiplied by the square root of its width.
     pub(super) scaled_embedding: bool,
+    pub(super) multipliers: Multipliers,
+    /// The head has a bias.
+    pub(super) head_bias: bool,
+    /// Positions are rows of a table that are added to the embedding.
+    pub(super) learned_positions: bool,
     pub(super) act: Nonlinearity,
     /// config.json's names of `act`.
     pub(super) act_names: &'static [&'static str],
     pub(super) windows: Windows,
-    /// Which dimensions rope pairs in a GGUF file; a folder always has [`RopeStyle::Halves`].
+    /// Layers with a window have a rope of their own.
+    pub(super) local_rope: bool,
+    /// Its base where a file does not say; without one, that of the others.
+    pub(super) local_theta: Option<f32>,
+    /// Layers whose queries and keys are rotated.
+    pub(super) roped: Roped,
+    /// Which dimensions rope pairs in a GGUF file, and in a folder.
     pub(super) gguf_rope: RopeStyle,
+    pub(super) json_rope: RopeStyle,
+    /// The part of a head that rope turns where a config.json does not say; `None` where it is always
+    /// all.
+    pub(super) partial_rope: Option<f64>,
     /// Base of rope's frequencies, and what norms add, where a config.json does not say.
     pub(super) theta: f32,
     pub(super) eps: f32,
     /// The head dimension where a config.json does not say: `hidden / n_heads` if this does not.
     pub(super) head_dim: Option<usize>,
+    /// The width of feed-forward layers where a file does not say, as a multiple of the hidden size.
+    pub(super) ffn_times: Option<usize>,
+    /// It has a key of its own in a config.json.
+    pub(super) shared_ffn: bool,
     /// Without a number of key and value heads there are as many as query heads.
     pub(super) kv_heads_default: bool,
     /// The embedding is the head where a config.json does not say.
     pub(super) tied: bool,
+    /// Keys of a config.json with the one value, as JSON, that is understood.
+    pub(super) expects: &'static [(&'static str, &'static str)],
     /// Hugging Face's names of tensors in a layer and GGUF's, where they are not the usual ones.
     pub(super) names: &'static [(&'static str, &'static str)],
-}
-
-/// How experts are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Routing {
-    /// The probabilities of the chosen ones are made to sum to 1.
-    Renormalised,
-    /// `norm_topk_prob` of a config.json says whether they are; in GGUF they are.
-    AsTheFileSays,
 }
 
 /// Which layers see a window only.
@@ -61,107 +129,140 @@ pub(super) enum Windows {
     /// With `use_sliding_window`, those from `max_window_layers` on; in a mixture all. In GGUF all if
     /// the file has a window.
     Qwen,
-    /// All but every sixth, or what the file says instead of six; these have a rope of their own.
-    Gemma,
+    /// All but every so many, or what the file says instead.
+    AllButEvery(usize),
+    /// All, if the file has a window.
+    IfGiven,
 }
 
-pub(super) const ROWS: &[Row] = &[
-    LLAMA,
-    Row {
-        name: "mistral",
-        gguf: "mistral",
-        windows: Windows::Mistral,
-        kv_heads_default: false,
-        ..LLAMA
+/// Which layers rotate queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Roped {
+    All,
+    None,
+    /// All but every so many, or those that the file lists.
+    AllButEvery(usize),
+    /// Those with a window, in a model that has any.
+    Windowed,
+    /// All or none, as `position_embedding_type` says; this where a config.json does not say.
+    AsTheFileSays {
+        default: bool,
     },
-    MIXTRAL,
-    QWEN2,
-    QWEN3,
-    Row {
-        name: "qwen3_moe",
-        gguf: "qwen3moe",
-        experts: Some(Routing::AsTheFileSays),
-        head_dim: None,
-        names: &[("mlp.gate", "ffn_gate_inp")],
-        ..QWEN3
+}
+
+/// Whether attention and feed-forward layer of a layer are one block of two branches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parallel {
+    No,
+    /// Both read what one norm makes.
+    OneNorm,
+    /// Each has a norm, and the key `use_parallel_residual` says whether they are.
+    IfSaid,
+}
+
+/// Factors that a file gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Multipliers {
+    None,
+    /// On the embedding, on scores, on what blocks add; and the logits are divided by one.
+    Granite,
+    /// On the logits; this where a config.json does not say.
+    Logits(f32),
+}
+
+/// The recurrent mixers of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recurrence {
+    None,
+    /// Gated delta rules. In GGUF value heads that share a key are `tiled`, or side by side as in a
+    /// folder.
+    DeltaNet {
+        tiled: bool,
     },
-    Row {
-        name: "gemma3_text",
-        gguf: "gemma3",
-        qk_norm: true,
-        post_norms: true,
-        norms_from_one: true,
-        scaled_embedding: true,
-        act: Nonlinearity::GeluTanh,
-        act_names: &["gelu_pytorch_tanh"],
-        windows: Windows::Gemma,
-        gguf_rope: RopeStyle::Halves,
-        theta: 1e6,
-        head_dim: Some(256),
-        kv_heads_default: false,
-        tied: true,
-        names: &[
-            ("post_attention_layernorm", "post_attention_norm"),
-            ("pre_feedforward_layernorm", "ffn_norm"),
-            ("post_feedforward_layernorm", "post_ffw_norm"),
-        ],
-        ..LLAMA
+    ShortConv,
+}
+
+/// Over what queries and keys are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum QkNorm {
+    None,
+    PerHead,
+    /// After rope.
+    PerHeadRotated,
+    /// All heads together.
+    Whole,
+}
+
+/// The kind of all norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NormKind {
+    Rms,
+    /// Root mean square; a folder stores the weights less 1 (GGUF's converter adds it).
+    RmsFromOne,
+    /// Mean and variance, with a bias.
+    Layer,
+    /// The same without a bias.
+    LayerUnbiased,
+}
+
+/// Where a block normalises: what its mixer reads, what its mixer made before that is added, or both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Places {
+    Before,
+    After,
+    Both,
+}
+
+/// The factor on the products of queries and keys: 1 over the square root of this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scale {
+    HeadDim,
+    /// The factor is 1.
+    One,
+    /// `query_pre_attn_scalar`; in GGUF the head dimension, but `hidden / n_heads` in the model of
+    /// `odd` layers.
+    QueryPreAttention {
+        odd: usize,
     },
-];
+}
 
-const LLAMA: Row = Row {
-    name: "llama",
-    gguf: "llama",
-    experts: None,
-    qkv_bias: false,
-    qk_norm: false,
-    post_norms: false,
-    norms_from_one: false,
-    scaled_embedding: false,
-    act: Nonlinearity::Silu,
-    act_names: &["silu", "swish"],
-    windows: Windows::Llama,
-    gguf_rope: RopeStyle::Pairs,
-    theta: 10_000.0,
-    eps: 1e-6,
-    head_dim: None,
-    kv_heads_default: true,
-    tied: false,
-    names: &[],
-};
+/// Whether something is capped, by what a key says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Cap {
+    Never,
+    /// If the key is there.
+    Key,
+    /// By this where the key is not.
+    Default(f32),
+}
 
-/// In GGUF a llama with experts.
-const MIXTRAL: Row = Row {
-    name: "mixtral",
-    experts: Some(Routing::Renormalised),
-    windows: Windows::Mistral,
-    theta: 1e6,
-    eps: 1e-5,
-    kv_heads_default: false,
-    names: &[
-        ("block_sparse_moe.gate", "ffn_gate_inp"),
-        ("block_sparse_moe.experts.*.w1", "ffn_gate.*"),
-        ("block_sparse_moe.experts.*.w2", "ffn_down.*"),
-        ("block_sparse_moe.experts.*.w3", "ffn_up.*"),
-    ],
-    ..LLAMA
-};
+/// What a dense feed-forward layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mlp {
+    /// down(act(gate(x)) * up(x))
+    Gated,
+    /// down(act(up(x)))
+    Plain,
+}
 
-const QWEN2: Row = Row {
-    name: "qwen2",
-    gguf: "qwen2",
-    qkv_bias: true,
-    windows: Windows::Qwen,
-    gguf_rope: RopeStyle::Halves,
-    kv_heads_default: false,
-    ..LLAMA
-};
+/// Every row.
+pub(super) fn all() -> impl Iterator<Item = &'static Row> {
+    let houses = [
+        llama::ROWS,
+        qwen::ROWS,
+        gemma::ROWS,
+        deepseek::ROWS,
+        liquid::ROWS,
+        gpt::ROWS,
+        gpt_oss::ROWS,
+        microsoft::ROWS,
+        granite::ROWS,
+        olmo::ROWS,
+        cohere::ROWS,
+        others::ROWS,
+    ];
+    houses.into_iter().flatten()
+}
 
-const QWEN3: Row = Row {
-    name: "qwen3",
-    gguf: "qwen3",
-    qkv_bias: false,
-    qk_norm: true,
-    head_dim: Some(128),
-    ..QWEN2
-};
+/// What a row says unless it says something else.
+pub(super) use llama::LLAMA;

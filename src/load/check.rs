@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use crate::arch::{Decoder, Keys, ROPE_FREQS, Source};
+use crate::arch::{Decoder, Keys, LONG_ROPE, ROPE_FREQS, Source};
 use crate::config::{Config, limits};
 use crate::error::{Error, Result, config_error, tensor_error, unsupported};
-use crate::spec::{Named, Slot, Slots, Spec};
+use crate::spec::{Named, Part, Slot, Slots, Spec};
 
-use super::{Checkpoint, GgmlType, Origin, Tensor};
+use super::{Checkpoint, GgmlType, Origin, Tensor, unread};
 
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
@@ -22,6 +22,24 @@ const DERIVED: &[(&str, &str)] = &[
     (".attn.masked_bias", "what the causal mask puts in place of a score"),
     ("position_ids", "0, 1, 2, ..."),
 ];
+
+/// Parts of checkpoints that are no part of the language model: how the names of their tensors begin.
+const OTHER_PARTS: &[(&str, &str)] = &[
+    ("vision_tower.", "images"),
+    ("vision_model.", "images"),
+    ("visual.", "images"),
+    ("multi_modal_projector.", "images"),
+    ("embed_vision.", "images"),
+    ("audio_tower.", "sounds"),
+    ("embed_audio.", "sounds"),
+    ("mtp.", "drafts of several tokens"),
+];
+
+/// What part of a checkpoint a tensor is of, if not of its language model.
+fn other_part(tensor: &Tensor) -> Option<&'static str> {
+    let name = tensor.name.strip_prefix("model.").unwrap_or(&tensor.name);
+    OTHER_PARTS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, what)| *what)
+}
 
 /// Why a tensor is left unread; `None` for one that a pass would miss.
 fn derived(tensor: &Tensor) -> Option<&'static str> {
@@ -54,9 +72,16 @@ impl Checkpoint {
         match &self.origin {
             Origin::Gguf { .. } => self.decoder_of_gguf().map_err(|e| e.at(&self.path)),
             Origin::Folder(folder) => {
-                let keys = Keys::Json(folder.config()?);
-                let source = Source { keys, rope_factors: None, embedding_rows: None };
-                Decoder::read(source).map_err(|e| e.at(folder.config_path()))
+                let config = folder.config()?;
+                let keys = Keys::Json(config);
+                let source =
+                    Source { keys, rope_factors: None, long_rope: None, embedding_rows: None };
+                let decoder = Decoder::read(source);
+                let checked = decoder.and_then(|decoder| {
+                    unread::check_json(config, &folder.seen, decoder.config.arch)?;
+                    Ok(decoder)
+                });
+                checked.map_err(|e| e.at(folder.config_path()))
             }
         }
     }
@@ -65,18 +90,23 @@ impl Checkpoint {
         let metadata = self.metadata();
         let arch = metadata.get_str("general.architecture")?;
         let arch = super::Metadata::need("general.architecture", arch)?;
-        let factors = self.rope_factors()?;
+        let factors = self.rope_factors(ROPE_FREQS)?;
+        let [short, long] = LONG_ROPE.map(|name| self.rope_factors(name));
+        let long_rope = short?.zip(long?);
         let rows = self.tensor(EMBEDDING).map(Tensor::rows);
-        Decoder::read(Source {
+        let decoder = Decoder::read(Source {
             keys: Keys::Gguf { metadata, arch },
             rope_factors: factors.as_deref(),
+            long_rope: long_rope.as_ref().map(|(short, long)| [&short[..], long]),
             embedding_rows: rows.or(self.vocabulary()),
-        })
+        })?;
+        unread::check_gguf(metadata, arch)?;
+        Ok(decoder)
     }
 
-    /// Llama 3's stretch of rope, one divisor per pair of dimensions.
-    fn rope_factors(&self) -> Result<Option<Vec<f32>>> {
-        let Some(tensor) = self.tensor(ROPE_FREQS) else { return Ok(None) };
+    /// A stretch of rope, one divisor per pair of dimensions.
+    fn rope_factors(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.tensor(name) else { return Ok(None) };
         if tensor.ty != GgmlType::F32 || tensor.elements() > limits::HEAD_DIM {
             return Err(self.tensor_error(
                 tensor,
@@ -100,14 +130,20 @@ impl Checkpoint {
         let mut read = HashSet::new();
         if matches!(self.origin, Origin::Gguf { .. }) {
             read.insert(ROPE_FREQS.to_owned());
+            read.extend(LONG_ROPE.map(str::to_owned));
         }
         if tied {
             read.insert(HEAD.to_owned());
         }
         let mut visit = |slot: &Slot| self.check_slot(slot, &mut read);
-        let spec = decoder.spec(&mut Slots::new(&mut visit), tied)?;
+        let has = |name: &str| self.tensor(name).is_some();
+        let mut slots = Slots::new(&mut visit, &has);
+        let spec = decoder.spec(&mut slots, tied)?;
+        let unused = slots.into_unused();
         self.hadamard(&spec)?;
-        let left_out = |t: &&Tensor| !read.contains(&t.name) && derived(t).is_none();
+        read.extend(unused);
+        let known = |t: &Tensor| derived(t).or_else(|| other_part(t)).is_some();
+        let left_out = |t: &&Tensor| !read.contains(&t.name) && !known(t);
         match self.tensors().iter().find(left_out) {
             None => Ok(spec),
             Some(tensor) => Err(unsupported(format!(
@@ -136,29 +172,51 @@ impl Checkpoint {
     /// Whether a missing head means that the embedding serves: always in GGUF and in packed files,
     /// by a key in a folder.
     fn may_tie(&self) -> bool {
-        let Origin::Folder(_) = self.origin else { return true };
-        let key = self.metadata().get_bool("tie_word_embeddings").ok().flatten();
+        let Origin::Folder(folder) = &self.origin else { return true };
+        let whole = || self.metadata().get_bool("tie_word_embeddings").ok().flatten();
+        let text = folder.config().and_then(|text| text.bool("tie_word_embeddings"));
+        let key = text.ok().flatten().or_else(whole);
         let default = || self.architecture().is_some_and(crate::arch::ties_by_default);
         self.panels().is_some() || key.unwrap_or_else(default)
     }
 
     fn check_slot(&self, slot: &Slot, read: &mut HashSet<String>) -> Result<()> {
-        if slot.shape.len() == 3 && self.tensor(&slot.name).is_none() {
+        if let Some(part) = self.part_of(slot) {
+            self.check_tensor(&part.tensor, &part.shape)?;
+            read.insert(part.tensor.clone());
+        } else if slot.shape.len() == 3 && self.tensor(&slot.name).is_none() {
             for expert in 0..slot.shape[0] {
                 let name = slot.expert_name(expert);
                 self.check_tensor(&name, &slot.shape[1..])?;
                 read.insert(name);
             }
-            return Ok(());
+        } else {
+            self.check_tensor(&slot.name, &slot.shape)?;
+            read.insert(slot.name.clone());
         }
-        self.check_tensor(&slot.name, &slot.shape)?;
-        read.insert(slot.name.clone());
         Ok(())
+    }
+
+    /// Where the slot is, unless in a tensor of its own, or one for each expert.
+    pub(crate) fn part_of<'s>(&self, slot: &'s Slot) -> Option<&'s Part> {
+        let own = self.tensor(&slot.name).is_some_and(|own| own.shape[0] == slot.shape[0]);
+        slot.part.as_ref().filter(|part| !own && self.tensor(&part.tensor).is_some())
+    }
+
+    /// Whether a tensor has the shape, but for dimensions of 1; a packed file has the numbers of what
+    /// is no matrix of a product as one row.
+    fn has_shape(&self, tensor: &Tensor, shape: &[usize]) -> bool {
+        let dims = |shape: &[usize]| -> Vec<usize> {
+            shape.iter().copied().filter(|&dim| dim != 1).collect()
+        };
+        let one_row = self.panels().is_some() && tensor.shape.len() == 1;
+        let elements = shape.iter().try_fold(1usize, |all, &dim| all.checked_mul(dim));
+        dims(&tensor.shape) == dims(shape) || one_row && elements == Some(tensor.elements())
     }
 
     fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<()> {
         let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
-        if tensor.shape != shape {
+        if !self.has_shape(tensor, shape) {
             let problem = format!("has shape {:?}, expected {shape:?}", tensor.shape);
             return Err(self.tensor_error(tensor, problem));
         }
@@ -232,6 +290,17 @@ mod tests {
             offset: 0,
             len: 4 * shape.iter().product::<usize>(),
             stride: 0,
+            transposed: false,
+        }
+    }
+
+    #[test]
+    fn towers_are_left_unread() {
+        for name in ["model.visual.patch_embed.proj.weight", "mtp.fc.weight", "vision_tower.a"] {
+            assert!(other_part(&tensor(name, &[8, 8])).is_some(), "{name}");
+        }
+        for name in ["blk.0.visual.weight", "model.norm.weight", "output.weight"] {
+            assert!(other_part(&tensor(name, &[8, 8])).is_none(), "{name}");
         }
     }
 

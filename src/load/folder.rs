@@ -6,13 +6,14 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::arch::tensor_names;
+use crate::arch::{tensor_names, transposed};
 use crate::error::{Error, Result, config_error, format_error};
 
 use super::json::{self, Object};
 use super::mmap::Bytes;
 use super::names::gguf_name;
 use super::tensor::Tensor;
+use super::unread::Seen;
 use super::{ReadOptions, Source, safetensors};
 
 const WEIGHTS: &str = "model.safetensors";
@@ -28,6 +29,8 @@ pub(super) struct Folder {
     pub(super) generation: Option<Map<String, Value>>,
     pub(super) tokenizer: Option<Bytes>,
     pub(super) tokenizer_config: Option<Value>,
+    /// The keys of the configuration that somebody has asked for.
+    pub(super) seen: Seen,
 }
 
 /// The files themselves, those that there are.
@@ -52,6 +55,7 @@ impl Folder {
             tokenizer: parts.tokenizer.as_ref().map(|part| Bytes::Given(part.to_vec().into())),
             tokenizer_config: json(&parts.tokenizer_config, "tokenizer_config.json")?
                 .map(Value::Object),
+            seen: Seen::default(),
         })
     }
 
@@ -80,6 +84,7 @@ impl Folder {
                 .then(|| Bytes::open(&tokenizer, options.mmap))
                 .transpose()?,
             tokenizer_config: read_json(&dir.join("tokenizer_config.json"))?.map(Value::Object),
+            seen: Seen::default(),
         };
         if folder.config.is_none() && folder.tokenizer.is_none() {
             return Err(format_error(
@@ -96,7 +101,7 @@ impl Folder {
             .config
             .as_ref()
             .ok_or_else(|| config_error("config.json is missing from the folder").at(&self.dir))?;
-        Ok(Object { map, prefix: "" })
+        Ok(text_config(map)?.noted(&self.seen))
     }
 
     pub(super) fn config_path(&self) -> PathBuf {
@@ -143,17 +148,30 @@ impl Folder {
 
     /// GGUF names for the tensors of an architecture that runs; the others keep their own.
     pub(super) fn rename(&self, tensors: &mut [Tensor]) {
-        let Some(config) = self.config.as_ref().map(|map| Object { map, prefix: "" }) else {
-            return;
-        };
+        let Some(Ok(config)) = self.config.as_ref().map(text_config) else { return };
         let arch = config.str("model_type").ok().flatten();
         let Some(own) = arch.and_then(tensor_names) else { return };
+        let transposed = arch.map_or(&[][..], transposed);
         for tensor in tensors {
             if let Some(name) = gguf_name(&tensor.name, own) {
                 tensor.name = name;
             }
+            let of_layer = tensor.name.splitn(3, '.').nth(2);
+            let part = of_layer.and_then(|rest| rest.strip_suffix(".weight"));
+            if part.is_some_and(|part| transposed.contains(&part)) && tensor.shape.len() == 2 {
+                tensor.transposed = true;
+                tensor.shape.reverse();
+            }
         }
     }
+}
+
+/// The configuration of the language model: all of a config.json, or in that of a multimodal model
+/// the object that it has for its text.
+pub(super) fn text_config(map: &Map<String, Value>) -> Result<Object<'_>> {
+    let whole = Object::new(map, "");
+    let text = whole.object("text_config")?.filter(|text| text.contains_key("model_type"));
+    Ok(text.map_or(whole, |map| Object::new(map, "text_config.")))
 }
 
 /// What the index says: which file holds which tensor.
@@ -165,7 +183,7 @@ struct Index {
 }
 
 fn weight_map(map: &Map<String, Value>) -> Result<Index> {
-    let object = Object { map, prefix: "" };
+    let object = Object::new(map, "");
     let entries = object.need("weight_map", object.object("weight_map")?)?;
     let mut tensors = BTreeMap::new();
     for (name, file) in entries {

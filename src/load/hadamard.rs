@@ -246,16 +246,17 @@ fn signs(metadata: &Metadata, block: usize) -> Result<HashMap<usize, Vec<f32>>> 
 
 /// The matrices that can read turned rows, together where they read the same ones.
 fn inputs(spec: &Spec<Named>) -> Vec<Vec<&Slot>> {
-    let mut inputs = vec![vec![&spec.head]];
-    for block in &spec.blocks {
-        match &block.mixer {
+    let mut inputs = vec![vec![&spec.head.matrix]];
+    for mixer in spec.mixers() {
+        match mixer {
             Mixer::Attention(mixer) => {
-                inputs.push(mixer.qkv.iter().map(|linear| &linear.matrix).collect());
-                inputs.push(vec![&mixer.output]);
+                inputs.push(mixer.linears().map(|linear| &linear.matrix).collect());
+                inputs.push(vec![&mixer.output.matrix]);
             }
             Mixer::Dense(mixer) => {
-                inputs.push(mixer.gate_up.iter().collect());
-                inputs.push(vec![&mixer.down]);
+                let up = mixer.up.linears().iter().map(|linear| &linear.matrix);
+                inputs.push(up.chain(&mixer.gate).collect());
+                inputs.push(vec![&mixer.down.matrix]);
             }
             _ => {}
         }

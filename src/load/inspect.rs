@@ -8,8 +8,10 @@ use goldcrest_kernels::KvType;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::spec::{Named, Spec};
 use crate::state::kv_bytes;
 
+use super::blocks::{self, BlockCount};
 use super::metadata::{Array, Metadata, Value, each_array};
 use super::{Checkpoint, FileKind, GgmlType};
 
@@ -46,6 +48,12 @@ pub struct Summary<'a> {
     /// Why it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// The longest context that the model was made for, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<usize>,
+    /// What the model is made of, where it runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<BlockCount>,
     /// Memory that running it takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryNeeded>,
@@ -112,8 +120,9 @@ pub struct TensorSummary<'a> {
 impl Checkpoint {
     /// Summarises the file, whether or not it runs.
     pub fn describe(&self) -> Summary<'_> {
-        let config = self.config();
-        let problem = self.check().err().map(|e| e.to_string());
+        let decoder = self.decoder();
+        let spec = decoder.and_then(|decoder| Ok((self.spec(&decoder)?, decoder)));
+        let problem = spec.as_ref().err().map(|e| e.to_string());
         let (format, version) = match self.kind() {
             FileKind::Gguf { version } => ("gguf", Some(version)),
             FileKind::HuggingFace => ("huggingface", None),
@@ -133,17 +142,19 @@ impl Checkpoint {
             file_bytes: self.file_bytes(),
             runnable: problem.is_none(),
             problem,
-            memory: config.ok().map(|config| self.memory_needed(&config)),
+            context_length: spec.as_ref().ok().map(|(_, decoder)| decoder.config.context_length),
+            blocks: spec.as_ref().map_or_else(|_| Vec::new(), |(spec, _)| blocks::count(spec)),
+            memory: spec.ok().map(|(spec, decoder)| self.memory_needed(&spec, &decoder.config)),
             types: self.count_types(),
             metadata: self.metadata(),
             tensors: self.summarise_tensors(),
         }
     }
 
-    fn memory_needed(&self, config: &Config) -> MemoryNeeded {
+    fn memory_needed(&self, spec: &Spec<Named>, config: &Config) -> MemoryNeeded {
         let context = config.context_length.min(DEFAULT_CONTEXT);
         let weights = self.tensor_bytes();
-        let kv_cache = kv_bytes(config, KvType::F16, context).unwrap_or(usize::MAX) as u64;
+        let kv_cache = kv_bytes(spec, KvType::F16, context).unwrap_or(usize::MAX) as u64;
         MemoryNeeded { weights, kv_cache, context, total: weights.saturating_add(kv_cache) }
     }
 
@@ -192,6 +203,13 @@ impl fmt::Display for Summary<'_> {
         writeln!(f, "parameters    {} ({})", count(self.parameters), self.parameters)?;
         writeln!(f, "tensors       {} in {}", bytes(self.tensor_bytes), self.tensors.len())?;
         writeln!(f, "file          {}", bytes(self.file_bytes))?;
+        if let Some(context) = self.context_length {
+            writeln!(f, "context       {context} tokens")?;
+        }
+        for (i, BlockCount { count, kind }) in self.blocks.iter().enumerate() {
+            let title = if i == 0 { "blocks" } else { "" };
+            writeln!(f, "{title:<12}  {count} {kind}")?;
+        }
         if let Some(memory) = &self.memory {
             writeln!(
                 f,

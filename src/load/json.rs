@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result, config_error, format_error};
 
 use super::metadata::{Array, Metadata, Value as MetaValue};
+use super::unread::Seen;
 
 /// End-of-text tokens are compared with one another and with every token generated.
 const MAX_TOKEN_IDS: usize = 256;
@@ -21,11 +22,33 @@ pub(crate) struct Object<'a> {
     pub(crate) map: &'a Map<String, Value>,
     /// Empty, or the enclosing key and a dot.
     pub(crate) prefix: &'a str,
+    /// Where it is noted what is asked for.
+    seen: Option<&'a Seen>,
 }
 
 impl<'a> Object<'a> {
+    pub(crate) fn new(map: &'a Map<String, Value>, prefix: &'a str) -> Self {
+        Self { map, prefix, seen: None }
+    }
+
+    /// The same, with what is asked for noted in `seen`.
+    pub(crate) fn noted(self, seen: &'a Seen) -> Self {
+        Self { seen: Some(seen), ..self }
+    }
+
+    /// An object inside it.
+    pub(crate) fn inner<'b>(self, map: &'b Map<String, Value>, prefix: &'b str) -> Object<'b>
+    where
+        'a: 'b,
+    {
+        Object { map, prefix, seen: self.seen }
+    }
+
     /// The value, unless it is absent or null.
     pub(crate) fn get(self, key: &str) -> Option<&'a Value> {
+        if let Some(seen) = self.seen {
+            seen.note(&format!("{}{key}", self.prefix));
+        }
         self.map.get(key).filter(|value| !value.is_null())
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use super::unread::Seen;
 use crate::error::{Error, Result, config_error, format_error};
 
 /// A value of the metadata.
@@ -80,6 +81,13 @@ impl Array {
     }
 
     /// The elements as unsigned integers, when all of them are.
+    pub(crate) fn to_bools(&self) -> Option<Vec<bool>> {
+        match self {
+            Self::Bool(items) => Some(items.clone()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn to_u64s(&self) -> Option<Vec<u64>> {
         fn all<T: Copy + TryInto<u64>>(items: &[T]) -> Option<Vec<u64>> {
             items.iter().map(|&x| x.try_into().ok()).collect()
@@ -188,6 +196,8 @@ impl Serialize for Array {
 pub struct Metadata {
     entries: Vec<(String, Value)>,
     index: HashMap<String, usize>,
+    /// The keys that somebody has asked for.
+    pub(super) seen: Seen,
 }
 
 impl Metadata {
@@ -222,7 +232,9 @@ impl Metadata {
 
     /// The value of any type.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.index.get(key).map(|&at| &self.entries[at].1)
+        let at = *self.index.get(key)?;
+        self.seen.note(key);
+        Some(&self.entries[at].1)
     }
 
     /// A string.

@@ -4,6 +4,7 @@
 //! before memory is taken for it, every tensor is checked to lie inside the file before anyone asks for its
 //! bytes, and whatever is wrong is an [`Error`] that names the file and the tensor or key.
 
+mod blocks;
 mod check;
 mod finite;
 mod folder;
@@ -23,6 +24,7 @@ mod safetensors;
 mod sniff;
 mod split;
 mod tensor;
+mod unread;
 mod values;
 
 use std::borrow::Cow;
@@ -39,6 +41,7 @@ use mmap::Bytes;
 use packed::{Former, Packed};
 use sniff::Sniffed;
 
+pub use blocks::BlockCount;
 pub use finite::{check_finite, has_bad_scale};
 pub use ggml::GgmlType;
 pub use gguf_write::{GgufEntry, gguf_padding, write_gguf_header};
@@ -417,11 +420,10 @@ impl Checkpoint {
 
     /// The name of the architecture, known or not.
     pub fn architecture(&self) -> Option<&str> {
-        let key = match self.origin {
-            Origin::Gguf { .. } => "general.architecture",
-            Origin::Folder(_) => "model_type",
-        };
-        self.metadata.get_str(key).ok().flatten()
+        match &self.origin {
+            Origin::Gguf { .. } => self.metadata.get_str("general.architecture").ok().flatten(),
+            Origin::Folder(folder) => folder.config().ok()?.str("model_type").ok().flatten(),
+        }
     }
 
     /// Where to read the tokenizer from.
@@ -519,7 +521,7 @@ fn generation_gguf(metadata: &Metadata) -> Result<GenerationDefaults> {
 fn generation_json(folder: &Folder) -> Result<GenerationDefaults> {
     let ids = |key: &str| -> Result<Vec<u32>> {
         for map in [&folder.generation, &folder.config].into_iter().flatten() {
-            let found = Object { map, prefix: "" }.token_ids(key)?;
+            let found = Object::new(map, "").token_ids(key)?;
             if !found.is_empty() {
                 return Ok(found);
             }

@@ -4,7 +4,7 @@
 //! prefix       magic, version, sizes, checksum of the head, key of the source, the three sections
 //! description  metadata or JSON files of the source, then name, shape, type and place of each tensor
 //! vectors      F32, 64 bytes aligned: norms, biases, rope's divisors
-//! rows         an untied embedding, as it was in the source
+//! rows         tables that are looked up row by row, as they were in the source
 //! panels       every other matrix, as the kernels read it
 //! ```
 //!

@@ -233,6 +233,9 @@ impl Loader {
     }
 
     /// Positions of a context. Default: the model's, 4096 at most.
+    ///
+    /// A model with LongRoPE has the frequencies for long contexts if this is more than it was
+    /// pre-trained for, whatever the length of a text.
     pub fn context(mut self, context: usize) -> Self {
         self.context = Some(context);
         self
@@ -317,7 +320,7 @@ impl Loader {
             let tokenizer = self.tokenizer(&checkpoint, &config)?;
             let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
             let weights = Weights::load(checkpoint, &spec, self.quantize, &watch);
-            let graph = weights.and_then(|weights| Graph::new(weights, kernels));
+            let graph = weights.and_then(|weights| Graph::new(weights, kernels, context));
             Ok((tokenizer, graph.map_err(|e| e.at(&self.path))?))
         })?;
         let (tokenizer, tokenizer_error) = match tokenizer {

@@ -13,7 +13,7 @@ use crate::load::{Buffer, Checkpoint, Hadamard, Tensor};
 use crate::spec::{Named, Spec, Stage};
 pub(crate) use file::save;
 pub(crate) use pack::Watch;
-use plan::{Plan, Planned};
+use plan::Plan;
 
 /// A matrix in panels, somewhere in the buffer.
 #[derive(Debug, Clone)]
@@ -51,8 +51,10 @@ pub(crate) struct Loaded;
 impl Stage for Loaded {
     type Matrix = Matrix;
     type Vector = Vec<f32>;
-    type Rows = Table;
+    /// Which of the tables.
+    type Rows = usize;
     type Bank = Vec<Expert>;
+    type Heads = Vec<Matrix>;
 }
 
 /// One expert: its matrices one after another, in pages of their own but for small ones.
@@ -72,13 +74,29 @@ pub(crate) enum Table {
 }
 
 impl Table {
+    /// `packed`: in a packed file, which is always mapped for as long as the model is there.
+    fn new(
+        checkpoint: &Arc<Checkpoint>,
+        tensor: Tensor,
+        format: Format,
+        packed: bool,
+    ) -> Result<Self> {
+        if checkpoint.is_mapped() || packed {
+            return Ok(Self::Mapped(Arc::clone(checkpoint), tensor, format));
+        }
+        let mut copy = Buffer::zeroed(tensor.byte_len())?;
+        copy.as_mut_slice().copy_from_slice(checkpoint.data(&tensor));
+        Ok(Self::Copied(copy, format))
+    }
+
     /// Row `id` as floats.
-    fn row(&self, id: usize, vocab: usize, out: &mut [f32]) {
+    fn row(&self, id: usize, out: &mut [f32]) {
         let (rows, format) = match self {
             Self::Mapped(checkpoint, tensor, format) => (checkpoint.data(tensor), format),
             Self::Copied(rows, format) => (&rows[..], format),
         };
-        let len = rows.len() / vocab;
+        // The plan has checked that a row of so many values is whole blocks.
+        let len = format.row_bytes(out.len()).unwrap_or(0);
         format.dequantize(&rows[id * len..][..len], out);
     }
 }
@@ -103,6 +121,7 @@ impl Panels {
 /// All weights of a model.
 pub(crate) struct Weights {
     panels: Panels,
+    tables: Vec<Table>,
     pub(crate) spec: Spec<Loaded>,
     pub(crate) hadamard: Option<Hadamard>,
     /// Bytes that one token's forward pass reads.
@@ -120,31 +139,24 @@ impl Weights {
     ) -> Result<Self> {
         let hadamard = checkpoint.hadamard(spec)?;
         let mut plan = Plan::new(&checkpoint, hadamard.as_ref(), quantize);
-        let Planned { spec, rows } = plan.model(spec)?;
+        let spec = plan.model(spec)?;
         let mut bytes_per_token = plan.per_token();
-        let rows = rows.map(|(tensor, format)| (tensor.clone(), format));
+        let tables: Vec<_> =
+            plan.tables.iter().map(|(tensor, format)| ((*tensor).clone(), *format)).collect();
         let buffer = match checkpoint.panels() {
             Some(_) => None,
             None => Some(pack::pack(&checkpoint, &plan, watch)?),
         };
         let checkpoint = Arc::new(checkpoint);
-        let embed = match rows {
-            None => None,
-            Some((tensor, format)) => {
-                bytes_per_token += tensor.row_bytes() as u64;
-                if buffer.is_some() {
-                    // Those of a packed file were checked when it was packed, as its panels were.
-                    checkpoint.check_in_place(&tensor)?;
-                }
-                Some(if checkpoint.is_mapped() || buffer.is_none() {
-                    Table::Mapped(Arc::clone(&checkpoint), tensor, format)
-                } else {
-                    let mut copy = Buffer::zeroed(tensor.byte_len())?;
-                    copy.as_mut_slice().copy_from_slice(checkpoint.data(&tensor));
-                    Table::Copied(copy, format)
-                })
+        let table = |(tensor, format): (Tensor, Format)| {
+            bytes_per_token += tensor.row_bytes() as u64;
+            if buffer.is_some() {
+                // Those of a packed file were checked when it was packed, as its panels were.
+                checkpoint.check_in_place(&tensor)?;
             }
+            Table::new(&checkpoint, tensor, format, buffer.is_none())
         };
+        let tables = tables.into_iter().map(table).collect::<Result<_>>()?;
         let panels = match buffer {
             Some(buffer) => Panels::Owned(buffer),
             None => {
@@ -152,7 +164,7 @@ impl Weights {
                 Panels::File(checkpoint)
             }
         };
-        Ok(Self { panels, spec: Spec { embed, ..spec }, hadamard, bytes_per_token })
+        Ok(Self { panels, tables, spec, hadamard, bytes_per_token })
     }
 
     /// Panels `first..first + count` of `matrix`, which no other interleaves.
@@ -179,11 +191,16 @@ impl Weights {
             .then(|| &self.panels.bytes()[a.offset + first * a.stride..][..count * a.stride])
     }
 
+    /// Writes row `id` of a table, which must have it.
+    pub(crate) fn look_up(&self, table: usize, id: usize, out: &mut [f32]) {
+        self.tables[table].row(id, out);
+    }
+
     /// Writes the embedding of token `id`, which must be below the vocabulary's size.
     pub(crate) fn embed(&self, id: u32, out: &mut [f32]) {
-        let (id, head) = (id as usize, &self.spec.head);
-        match &self.spec.embed {
-            Some(table) => table.row(id, self.spec.vocab, out),
+        let (id, head) = (id as usize, &self.spec.head.matrix);
+        match self.spec.embed {
+            Some(table) => self.look_up(table, id, out),
             None => {
                 let panel = self.panel(head, id / PANEL_ROWS);
                 unpack_row(head.format, panel, id % PANEL_ROWS, out);

@@ -221,6 +221,7 @@ impl Shape {
         Decoder::read(Source {
             keys: Keys::Gguf { metadata: &metadata, arch: self.arch },
             rope_factors: self.rope_factors().as_deref(),
+            long_rope: None,
             embedding_rows: None,
         })
     }
@@ -267,7 +268,7 @@ impl Shape {
             tensors.push((slot.name.clone(), slot.shape.clone()));
             Ok(())
         };
-        self.decoder()?.spec(&mut Slots::new(&mut visit), self.tied)?;
+        self.decoder()?.spec(&mut Slots::new(&mut visit, &|_| false), self.tied)?;
         Ok(tensors)
     }
 

@@ -21,7 +21,7 @@ use crate::error::Result;
 pub(crate) use barrier::Poisoned;
 pub(crate) use cores::choose_threads;
 pub(crate) use gate::lock;
-pub(crate) use scattered::{RowList, Scattered};
+pub(crate) use scattered::{ColumnBlock, RowList, Scattered};
 pub(crate) use shared::{Block, Grid, Shared};
 pub(crate) use team::{Team, Worker};
 

@@ -33,7 +33,7 @@ pub(crate) struct Placed {
 /// What is to be written.
 pub(crate) struct Contents<'a> {
     pub(crate) vectors: Vec<&'a Tensor>,
-    pub(crate) rows: Option<&'a Tensor>,
+    pub(crate) rows: Vec<&'a Tensor>,
     pub(crate) panels: Vec<Placed>,
     /// Bytes of all panels.
     pub(crate) panel_bytes: usize,
@@ -170,20 +170,22 @@ fn describe(head: &mut Vec<u8>, checkpoint: &Checkpoint, contents: &Contents<'_>
     put_former(head, checkpoint);
 
     let Contents { vectors, rows, panels, panel_bytes } = contents;
-    let count = vectors.len() + rows.iter().len() + panels.len();
+    let count = vectors.len() + rows.len() + panels.len();
     head.extend((count as u64).to_le_bytes());
     let mut at = 0;
     for tensor in vectors {
-        put_tensor(head, (&tensor.name, &tensor.shape), GgmlType::F32, at, 0);
+        put_tensor(head, (&tensor.name, &[tensor.elements()]), GgmlType::F32, at, 0);
         at += vector_bytes(tensor.elements());
     }
-    if let Some(tensor) = rows {
-        put_tensor(head, (&tensor.name, &tensor.shape), tensor.ty, 0, 0);
+    let mut rows_at = 0;
+    for tensor in rows {
+        put_tensor(head, (&tensor.name, &tensor.shape), tensor.ty, rows_at, 0);
+        rows_at += tensor.byte_len();
     }
     for Placed { name, shape, format, offset, stride } in panels {
         put_tensor(head, (name, shape), type_of(*format), *offset, *stride);
     }
-    [at, rows.map_or(0, Tensor::byte_len), *panel_bytes]
+    [at, rows_at, *panel_bytes]
 }
 
 /// Makes a new name in the folder survive a loss of power; where that is refused, the file is whole all

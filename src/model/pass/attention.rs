@@ -1,14 +1,16 @@
 //! Attention: queries, keys and values; keys and values into the states; then every head over what
 //! it sees; and the projection of that.
 
-use goldcrest_kernels::{Attend, AttendOut, CHUNK, KvLayout, PANEL_ROWS, Span, partial_len};
+use goldcrest_kernels::{
+    Attend, AttendOut, CHUNK, KvLayout, Merge, Nonlinearity, PANEL_ROWS, Span, partial_len,
+};
 
-use super::needs::{Kinds, Rows};
-use super::product::Input;
+use super::needs::Rows;
+use super::product::At;
 use super::scratch::{Lane, Place};
 use super::{Rotation, Walk};
 use crate::model::weights::Loaded;
-use crate::spec::{Attention, Block, Heads, Norm};
+use crate::spec::{Attention, Heads, Linear, Norm};
 use crate::threads::{Poisoned, Shared, Worker};
 
 /// Rows of an attention task in a pass of prompts.
@@ -24,16 +26,27 @@ pub(super) struct Widths {
 }
 
 impl Widths {
-    pub(super) fn new(heads: Heads) -> Self {
-        let whole = |n: usize| n.next_multiple_of(PANEL_ROWS);
-        let key = whole(heads.q());
-        let value = key + whole(heads.kv());
-        Self { key, value, qkv: value + whole(heads.kv()) }
+    pub(super) fn new(mixer: &Attention<Loaded>) -> Self {
+        let width = |linear: &Linear<Loaded>| linear.matrix.panels() * PANEL_ROWS;
+        let key = width(&mixer.q);
+        let Some(kv) = &mixer.kv else {
+            // Of another width than what is attended to: buffers are told apart by theirs.
+            return Self { key, value: key, qkv: key + PANEL_ROWS };
+        };
+        let after = key + width(&kv.k);
+        match &kv.v {
+            Some(v) => Self { key, value: after, qkv: after + width(v) },
+            None => Self { key, value: key, qkv: after },
+        }
     }
 }
 
 /// Numbers of the partial results of one row over its whole context, where that is cut into chunks.
 pub(super) fn partials(heads: Heads, layout: KvLayout) -> usize {
+    // Heads that share latents are never cut.
+    if heads.value_dim != heads.head_dim {
+        return 0;
+    }
     // What a window sees may begin and end within a chunk.
     let chunks = layout.positions().div_ceil(CHUNK) + 1;
     heads.n_kv_heads * chunks * partial(heads)
@@ -50,9 +63,8 @@ struct Step<'s, 'a> {
     mixer: &'s Attention<Loaded>,
     heads: Heads,
     widths: Widths,
-    rotation: &'s Rotation,
-    /// Where the angles of this rotation begin.
-    angles: usize,
+    /// With where its angles begin in a row of them.
+    rotation: Option<(&'s Rotation, usize)>,
     /// Which of the states' blocks.
     kept: usize,
     /// `[rows, qkv]`
@@ -67,27 +79,31 @@ impl Walk<'_> {
         &self,
         w: &mut Worker<'_>,
         lane: &mut Lane,
-        block: &Block<Loaded>,
+        at: At<'_>,
         mixer: &Attention<Loaded>,
-        kept: usize,
     ) -> Result<(), Poisoned> {
         let heads = mixer.heads;
-        let widths = Widths::new(heads);
+        let widths = Widths::new(mixer);
         let rotations = &self.graph.rotations;
         let step = Step {
             walk: self,
             mixer,
             heads,
             widths,
-            rotation: &rotations[mixer.rope],
-            angles: rotations[..mixer.rope].iter().map(|rotation| 2 * rotation.pairs()).sum(),
-            kept,
+            rotation: mixer.rope.map(|index| {
+                let before = rotations[..index].iter().map(|rotation| 2 * rotation.pairs());
+                (&rotations[index], before.sum())
+            }),
+            kept: mixer.kept,
             qkv: self.b.floats(widths.qkv, Rows::Pass),
             attended: self.b.floats(heads.q(), Rows::Pass),
         };
-        step.qkv(w, lane, &block.pre)?;
+        step.qkv(w, lane, at.pre())?;
+        if mixer.norms_whole {
+            step.normalise_whole(w, lane)?;
+        }
         step.attend_all(w, lane)?;
-        self.residual(w, lane, block, &self.made(step.attended, heads.q()), &mixer.output)
+        self.residual(w, lane, at, &self.made(step.attended, heads.q()), &mixer.output)
     }
 }
 
@@ -97,38 +113,36 @@ impl Step<'_, '_> {
         &self,
         w: &mut Worker<'_>,
         lane: &mut Lane,
-        norm: &Norm<Loaded>,
+        norm: Option<&Norm<Loaded>>,
     ) -> Result<(), Poisoned> {
-        let walk = self.walk;
-        let turned = self.mixer.qkv[0].matrix.turned;
-        let input = Input { turned, ..walk.hidden(norm) };
-        let kinds = self.mixer.qkv.iter().map(|linear| linear.matrix.kind());
-        walk.prepare(w, lane, &input, Kinds::of(kinds))?;
-        let grid = self.qkv.grid(w, walk.rows, PANEL_ROWS);
-        w.each(self.widths.qkv / PANEL_ROWS, walk.grain(), grid, |claim, mut block| {
-            let mut first = 0;
-            for linear in &self.mixer.qkv {
-                let matrix = &linear.matrix;
-                let all = first..first + matrix.panels();
-                let (start, end) = (claim.start.max(all.start), claim.end.min(all.end));
-                if start < end {
-                    let columns =
-                        (start - first) * PANEL_ROWS..((end - first) * PANEL_ROWS).min(matrix.rows);
-                    let at = (start - claim.start) * PANEL_ROWS;
-                    let rows = walk.input_rows(w, lane, &input, matrix);
-                    let tile = block.tile(at, columns.len());
-                    walk.multiply(matrix, start - first..end - first, rows, tile);
-                    if let Some(bias) = &linear.bias {
-                        for row in 0..walk.rows {
-                            let out = &mut block.row(row)[at..][..columns.len()];
-                            walk.graph.kernels.add(out, &bias[columns.clone()]);
-                        }
-                    }
-                }
-                first = all.end;
+        let input = self.walk.hidden(norm);
+        self.walk.side_by_side(w, lane, &input, self.mixer.linears(), self.qkv)
+    }
+
+    /// Normalises queries and keys over all heads together.
+    fn normalise_whole(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
+        let k_norm = self.mixer.kv.as_ref().and_then(|kv| kv.k_norm.as_ref());
+        let spans = [
+            (0, self.heads.q(), self.mixer.q_norm.as_ref()),
+            (self.widths.key, self.heads.kv(), k_norm),
+        ];
+        let grid = self.qkv.grid(w, 1, usize::MAX);
+        w.each(self.walk.rows, 1, grid, |claim, mut rows| {
+            debug_assert_eq!(claim.len(), 1);
+            for (first, width, norm) in spans {
+                let Some(norm) = norm else { continue };
+                let x = &mut rows.row(0)[first..][..width];
+                let copy = &mut lane.row[..width];
+                copy.copy_from_slice(x);
+                self.walk.normalise(norm, width, copy, x);
             }
         });
         w.barrier()
+    }
+
+    /// A norm over each head.
+    fn per_head<'n>(&self, norm: Option<&'n Norm<Loaded>>) -> Option<&'n Norm<Loaded>> {
+        norm.filter(|_| !self.mixer.norms_whole)
     }
 
     fn attend_all(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
@@ -169,14 +183,18 @@ impl Step<'_, '_> {
             self.store_row(w, lane, (place, row, head), qkv, (&mut *k, &mut *v));
             self.queries(w, lane, head, row, 1, qkv);
             let Lane { queries, scores, .. } = lane;
-            let out = AttendOut::Rows(out.head_rows());
-            self.attend(layout, (k, v), queries, &[self.span(place, row)], out, scores);
+            let to = AttendOut::Rows(out.head_rows());
+            self.attend(head, layout, (k, v), queries, &[self.span(place, row)], to, scores);
+            self.gate(lane, head, row, qkv, out.row(0));
         });
         w.barrier()
     }
 
     /// Keys and values of all rows; a task is a run's head.
     fn store(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
+        if self.mixer.kv.is_none() {
+            return Ok(());
+        }
         let heads = self.heads.n_kv_heads;
         let cache = self.walk.b.caches.cells(w, self.kept, heads);
         let qkv = self.qkv.read(w);
@@ -213,9 +231,12 @@ impl Step<'_, '_> {
                 let Lane { queries, scores, .. } = lane;
                 let region = self.region(w, run, place, head);
                 let mut out = out.some_rows(rows.start - first, rows.len());
-                let out = AttendOut::Rows(out.head_rows());
+                let to = AttendOut::Rows(out.head_rows());
                 let layout = place.layout(self.kept);
-                self.attend(layout, region, queries, &spans[..rows.len()], out, scores);
+                self.attend(head, layout, region, queries, &spans[..rows.len()], to, scores);
+                for (i, row) in rows.enumerate() {
+                    self.gate(lane, head, row, qkv, out.row(i));
+                }
             }
         });
         w.barrier()
@@ -236,23 +257,32 @@ impl Step<'_, '_> {
             let Lane { queries, scores, .. } = lane;
             let partials = &mut partials.row(0)[..partial];
             let out = AttendOut::Chunk { chunk: seen.start + chunk, partials };
-            self.attend(layout, self.region(w, 0, place, head), queries, &[span], out, scores);
+            self.attend(
+                head,
+                layout,
+                self.region(w, 0, place, head),
+                queries,
+                &[span],
+                out,
+                scores,
+            );
         });
         w.barrier()?;
 
         let out = self.attended.grid(w, 1, self.width());
-        let partials = self.walk.b.partials.read(w);
+        let (partials, qkv) = (self.walk.b.partials.read(w), self.qkv.read(w));
         w.each(heads, 1, out, |claim, mut out| {
             let len = seen.len() * partial;
-            self.walk.graph.kernels.attend_merge(
-                self.heads.head_dim,
-                self.heads.group(),
-                1,
-                seen.len(),
-                &partials[claim.start * len..][..len],
-                out.head_rows(),
-                &mut lane.scores,
-            );
+            let merge = Merge {
+                value_dim: self.heads.head_dim,
+                group: self.heads.group(),
+                positions: 1,
+                chunks: seen.len(),
+                partials: &partials[claim.start * len..][..len],
+                sinks: self.sinks(claim.start),
+            };
+            self.walk.graph.kernels.attend_merge(&merge, out.head_rows(), &mut lane.scores);
+            self.gate(lane, claim.start, 0, qkv, out.row(0));
         });
         w.barrier()
     }
@@ -268,8 +298,15 @@ impl Step<'_, '_> {
         Span { start: self.heads.window.map_or(0, |window| end.saturating_sub(window)), end }
     }
 
+    /// The sinks of the heads that share `head`'s keys.
+    fn sinks(&self, head: usize) -> Option<&[f32]> {
+        let group = self.heads.group();
+        self.mixer.sinks.as_ref().map(|sinks| &sinks[head * group..][..group])
+    }
+
     fn attend(
         &self,
+        head: usize,
         layout: KvLayout,
         (k, v): (&[u8], &[u8]),
         q: &[f32],
@@ -286,7 +323,8 @@ impl Step<'_, '_> {
             group: self.heads.group(),
             spans,
             scale: self.heads.scale,
-            softcap: None,
+            softcap: self.heads.cap,
+            sinks: self.sinks(head),
         };
         self.walk.graph.kernels.attend(&attend, out, scratch);
     }
@@ -304,7 +342,7 @@ impl Step<'_, '_> {
         cache[head * bytes..][..bytes].split_at(place.layout(self.kept).k_bytes())
     }
 
-    /// Rotates the key of a row and stores it with its value.
+    /// Rotates the key of a row and stores it with its value, where the block has its own.
     fn store_row(
         &self,
         w: &Worker<'_>,
@@ -313,14 +351,19 @@ impl Step<'_, '_> {
         qkv: &[f32],
         (k_region, v_region): (&mut [u8], &mut [u8]),
     ) {
+        let Some(kv) = &self.mixer.kv else { return };
         let head_dim = self.heads.head_dim;
         let at = |first: usize| &qkv[row * self.widths.qkv + first + head * head_dim..][..head_dim];
-        let k = &mut lane.key[..head_dim];
+        let (k, room) = lane.key[..2 * head_dim].split_at_mut(head_dim);
         k.copy_from_slice(at(self.widths.key));
-        self.turn(w, k, row, self.mixer.qk_norm.as_ref().map(|[_, norm]| norm));
+        self.turn(w, k, row, self.per_head(kv.k_norm.as_ref()), &mut lane.row);
+        let mut v = at(self.widths.value);
+        if let Some(norm) = &kv.v_norm {
+            self.walk.normalise(norm, head_dim, v, room);
+            v = room;
+        }
         let layout = place.layout(self.kept);
         let position = place.position(row);
-        let v = at(self.widths.value);
         self.walk.graph.kernels.kv_store(layout, k_region, v_region, position, k, v);
     }
 
@@ -334,23 +377,82 @@ impl Step<'_, '_> {
         count: usize,
         qkv: &[f32],
     ) {
-        let width = self.width();
+        let (width, head_dim) = (self.width(), self.heads.head_dim);
+        let norm = self.per_head(self.mixer.q_norm.as_ref());
         for (i, out) in lane.queries.chunks_exact_mut(width).take(count).enumerate() {
             let row = from + i;
-            out.copy_from_slice(&qkv[row * self.widths.qkv + head * width..][..width]);
-            self.turn(w, out, row, self.mixer.qk_norm.as_ref().map(|[norm, _]| norm));
+            for (query, out) in out.chunks_exact_mut(head_dim).enumerate() {
+                out.copy_from_slice(&qkv[self.query(row, head, query)..][..head_dim]);
+            }
+            self.turn(w, out, row, norm, &mut lane.row);
+            if let Some(temperature) = self.mixer.temperature {
+                let factor = temperature.at(self.walk.b.tokens[row].1);
+                if factor != 1.0 {
+                    self.walk.graph.kernels.scale(out, factor);
+                }
+            }
         }
     }
 
-    /// Normalises heads, where the model does, and rotates them to their row's position.
-    fn turn(&self, w: &Worker<'_>, heads: &mut [f32], row: usize, norm: Option<&Norm<Loaded>>) {
-        let kernels = self.walk.graph.kernels;
-        if let Some(Norm { weight, eps }) = norm {
-            kernels.rms_norm_in_place(heads, weight, *eps);
+    /// Where the query of a row is, the one of this number among those that share `head`'s keys;
+    /// its gate follows, where it has one.
+    fn query(&self, row: usize, head: usize, query: usize) -> usize {
+        let step = self.heads.head_dim * if self.mixer.gated { 2 } else { 1 };
+        row * self.widths.qkv + (head * self.heads.group() + query) * step
+    }
+
+    /// Multiplies what a row's heads attended to by the sigmoids of their gates.
+    fn gate(&self, lane: &mut Lane, head: usize, row: usize, qkv: &[f32], attended: &mut [f32]) {
+        if !self.mixer.gated {
+            return;
         }
-        let pairs = self.rotation.pairs();
-        let angles = &self.walk.b.angles.row(w, row)[self.angles..][..2 * pairs];
+        let (head_dim, kernels) = (self.heads.head_dim, self.walk.graph.kernels);
+        for (query, attended) in attended.chunks_exact_mut(head_dim).enumerate() {
+            let gate = &mut lane.key[..head_dim];
+            gate.copy_from_slice(&qkv[self.query(row, head, query) + head_dim..][..head_dim]);
+            kernels.activate(Nonlinearity::Sigmoid, gate);
+            kernels.multiply(attended, gate);
+        }
+    }
+
+    /// Normalises heads, where the model does, and rotates them to their row's position, or the other
+    /// way round.
+    fn turn(
+        &self,
+        w: &Worker<'_>,
+        heads: &mut [f32],
+        row: usize,
+        norm: Option<&Norm<Loaded>>,
+        room: &mut [f32],
+    ) {
+        if self.mixer.norms_last {
+            self.rotate(w, heads, row);
+            self.normalise_heads(heads, norm, room);
+        } else {
+            self.normalise_heads(heads, norm, room);
+            self.rotate(w, heads, row);
+        }
+    }
+
+    fn normalise_heads(&self, heads: &mut [f32], norm: Option<&Norm<Loaded>>, room: &mut [f32]) {
+        match norm {
+            Some(Norm { centred: false, weight: Some(weight), bias: None, eps }) => {
+                self.walk.graph.kernels.rms_norm_in_place(heads, weight, *eps);
+            }
+            Some(norm) => {
+                let copy = &mut room[..heads.len()];
+                copy.copy_from_slice(heads);
+                self.walk.normalise(norm, self.heads.head_dim, copy, heads);
+            }
+            None => {}
+        }
+    }
+
+    fn rotate(&self, w: &Worker<'_>, heads: &mut [f32], row: usize) {
+        let Some((rotation, first)) = self.rotation else { return };
+        let pairs = rotation.pairs();
+        let angles = &self.walk.b.angles.row(w, row)[first..][..2 * pairs];
         let (cos, sin) = angles.split_at(pairs);
-        kernels.rope(self.rotation.style, heads, self.heads.head_dim, cos, sin);
+        self.walk.graph.kernels.rope(rotation.style, heads, self.heads.head_dim, cos, sin);
     }
 }

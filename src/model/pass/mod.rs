@@ -8,8 +8,12 @@
 //! barriers for one row.
 
 mod attention;
+mod conv;
+mod delta;
 mod dense;
 mod experts;
+mod latent;
+mod layer_input;
 mod needs;
 mod product;
 mod rope;
@@ -28,7 +32,7 @@ use crate::spec::{Mixer, Spec};
 use crate::state::State;
 use crate::threads::{Poisoned, Team, Worker, lock};
 use needs::Needs;
-use product::Input;
+use product::{At, Input};
 use rope::Rotation;
 pub(crate) use scratch::Scratch;
 use scratch::{Buffers, Lane, Place, Shares};
@@ -42,6 +46,8 @@ pub(crate) struct Graph {
     pub(crate) kernels: &'static Kernels,
     rotations: Vec<Rotation>,
     needs: Needs,
+    /// Weights of norms that have none.
+    ones: Vec<f32>,
 }
 
 /// What a pass works with: one at a time has it.
@@ -85,12 +91,16 @@ impl Default for Run {
 }
 
 impl Graph {
+    /// For contexts of `context` positions at most.
+    ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a model of more different widths than a pass has buffers for.
-    pub(crate) fn new(weights: Weights, kernels: &'static Kernels) -> Result<Self> {
-        let rotations: Vec<_> = weights.spec.ropes.iter().map(Rotation::new).collect();
+    pub(crate) fn new(weights: Weights, kernels: &'static Kernels, context: usize) -> Result<Self> {
+        let ropes = weights.spec.ropes.iter();
+        let rotations: Vec<_> = ropes.map(|rope| Rotation::new(rope, context)).collect();
         let needs = Needs::new(&weights.spec, &rotations, kernels.group())?;
-        Ok(Self { weights, kernels, rotations, needs })
+        let ones = vec![1.0; needs.longest];
+        Ok(Self { weights, kernels, rotations, needs, ones })
     }
 
     pub(crate) fn spec(&self) -> &Spec<Loaded> {
@@ -125,7 +135,13 @@ impl Graph {
     }
 
     /// The residual stream of a token before the first block, and the angles of its position.
-    fn embed(&self, id: u32, position: usize, x: &mut [f32], angles: &mut [f32]) {
+    fn embed(
+        &self,
+        (id, position): (u32, usize),
+        x: &mut [f32],
+        angles: &mut [f32],
+        room: &mut [f32],
+    ) {
         self.weights.embed(id, x);
         if let Some(hadamard) = &self.weights.hadamard {
             hadamard.turn_back(self.kernels, x);
@@ -133,6 +149,11 @@ impl Graph {
         let scale = self.spec().embed_scale;
         if scale != 1.0 {
             self.kernels.scale(x, scale);
+        }
+        if let Some(table) = self.spec().positions {
+            let row = &mut room[..x.len()];
+            self.weights.look_up(table, position, row);
+            self.kernels.add(x, row);
         }
         let mut rest = angles;
         for rotation in &self.rotations {
@@ -156,34 +177,39 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn run(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
-        self.embed(w)?;
-        // Attention blocks have a place each in the states.
-        let mut kept = 0;
+        self.embed(w, lane)?;
+        if let Some(inputs) = &self.graph.spec().layer_inputs {
+            self.layer_inputs(w, lane, inputs)?;
+        }
         for block in &self.graph.spec().blocks {
-            match &block.mixer {
-                Mixer::Attention(mixer) => {
-                    self.attention(w, lane, block, mixer, kept)?;
-                    kept += 1;
+            for (index, branch) in block.branches.iter().enumerate() {
+                let at = At { block, index };
+                match &branch.mixer {
+                    Mixer::Attention(mixer) => self.attention(w, lane, at, mixer)?,
+                    Mixer::Latent(mixer) => self.latent(w, lane, at, mixer)?,
+                    Mixer::DeltaNet(mixer) => self.delta_net(w, lane, at, mixer)?,
+                    Mixer::ShortConv(mixer) => self.short_conv(w, lane, at, mixer)?,
+                    Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,
+                    Mixer::Experts(mixer) => self.experts(w, lane, at, mixer)?,
+                    Mixer::LayerInput(mixer) => self.layer_input(w, lane, at, mixer)?,
                 }
-                Mixer::Dense(mixer) => self.dense(w, lane, block, mixer)?,
-                Mixer::Experts(mixer) => self.experts(w, lane, block, mixer)?,
-            }
-            if self.cancelled.load(Ordering::Relaxed) {
-                return Ok(());
+                if self.cancelled.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
             }
         }
         self.head(w, lane)
     }
 
     /// Rows of the embedding. A single one is there before the workers start.
-    fn embed(&self, w: &mut Worker<'_>) -> Result<(), Poisoned> {
+    fn embed(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
         if self.rows == 1 {
             return Ok(());
         }
         let parts = (self.b.x.grid(w, 1, usize::MAX), self.b.angles.grid(w, 1, usize::MAX));
         w.each(self.rows, 1, parts, |claim, (mut x, mut angles)| {
-            let (id, position) = self.b.tokens[claim.start];
-            self.graph.embed(id, position, x.row(0), angles.row(0));
+            let token = self.b.tokens[claim.start];
+            self.graph.embed(token, x.row(0), angles.row(0), &mut lane.row);
         });
         w.barrier()
     }
@@ -195,32 +221,41 @@ impl Walk<'_> {
             return Ok(());
         }
         let spec = self.graph.spec();
-        let turned = spec.head.turned;
-        let input = Input { pick: Some(self.b.wanted), turned, ..self.hidden(&spec.norm) };
-        self.prepare(w, lane, &input, spec.head.kind().into())?;
+        let matrix = &spec.head.matrix;
+        let turned = matrix.turned;
+        let input = Input { pick: Some(self.b.wanted), turned, ..self.hidden(Some(&spec.norm)) };
+        self.prepare(w, lane, &input, matrix.kind().into())?;
         let columns = self.b.logits.columns(w, 0, PANEL_ROWS);
-        w.each(spec.head.panels(), self.grain(), columns, |claim, mut block| {
+        w.each(matrix.panels(), self.grain(), columns, |claim, mut block| {
+            let first = claim.start * PANEL_ROWS;
             if count == 1 {
                 let cols = block.cols();
-                let rows = self.input_rows(w, lane, &input, &spec.head);
+                let rows = self.input_rows(w, lane, &input, matrix);
                 let out = Tile::new(block.row(0), cols, 1, cols);
-                self.multiply(&spec.head, claim, rows, out);
+                self.multiply(matrix, claim, rows, out);
+                self.finish_logits(first, block.row(0));
                 return;
             }
-            self.product(w, lane, &input, &spec.head, claim, |row, product| {
+            self.product(w, lane, &input, matrix, claim, |row, product| {
+                self.finish_logits(first, product);
                 block.row(row).copy_from_slice(product);
             });
         });
         w.barrier()
     }
 
-    /// Ends a block. One decides whether the pass goes on before the barrier, so that all leave
-    /// together after it.
-    fn end_block(&self, w: &mut Worker<'_>) -> Result<(), Poisoned> {
-        if w.index() == 0 && self.cancels.iter().all(CancelToken::is_cancelled) {
-            self.cancelled.store(true, Ordering::Relaxed);
+    /// Makes logits, of tokens from `first` on, of the head's products.
+    fn finish_logits(&self, first: usize, products: &mut [f32]) {
+        let (spec, kernels) = (self.graph.spec(), self.graph.kernels);
+        if let Some(bias) = &spec.head.bias {
+            kernels.add(products, &bias[first..][..products.len()]);
         }
-        w.barrier()
+        if spec.logits.scale != 1.0 {
+            kernels.scale(products, spec.logits.scale);
+        }
+        if let Some(cap) = spec.logits.cap {
+            kernels.softcap(cap, products);
+        }
     }
 }
 

@@ -3,13 +3,15 @@
 use goldcrest_kernels::{Activation, Format, PANEL_ROWS};
 
 use super::attention::ATTENTION_ROWS;
+use super::latent;
+use super::product::mixes;
 use super::rope::Rotation;
 use crate::error::{Result, unsupported};
 use crate::model::weights::Loaded;
-use crate::spec::{Mixer, Spec};
+use crate::spec::{Linear, Mixer, Spec};
 
 /// Different widths of one sort of buffer that a model may have.
-pub(super) const WIDTHS: usize = 8;
+pub(super) const WIDTHS: usize = 16;
 
 /// The forms of activations that some matrices want.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +57,8 @@ impl From<Activation> for Kinds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rows {
     Pass,
+    /// Those of the pass, beside others of the same width: what a convolution has made.
+    Convolved,
     Routed,
 }
 
@@ -80,16 +84,26 @@ pub(super) struct Needs {
     pub(super) floats: Vec<FloatWidth>,
     /// Cosines and sines of a position, for every rotation.
     pub(super) angles: usize,
-    /// A block normalises what its mixer made.
+    /// A block gathers what its branches made.
     pub(super) mixed: bool,
+    /// A branch normalises what its mixer made.
+    pub(super) branched: bool,
+    /// Width of all layers' inputs.
+    pub(super) layer_inputs: usize,
     /// The widest row that is quantised, and all of its forms.
     pub(super) longest: usize,
     pub(super) kinds: Kinds,
-    /// Numbers of a task's queries, of a key, and of attention's own room.
+    /// Numbers of a task's queries, of a key and a value, and of attention's own room.
     pub(super) queries: usize,
     pub(super) key: usize,
     pub(super) scores: usize,
+    /// Numbers of the inputs that a task's convolution sees.
+    pub(super) window: usize,
     pub(super) routing: Routing,
+    /// Of a task of latent attention: [`latent::Room`].
+    pub(super) latents: usize,
+    pub(super) head_products: usize,
+    pub(super) head_forms: usize,
     /// Rows that a kernel takes at once.
     pub(super) group: usize,
 }
@@ -116,19 +130,38 @@ impl Routing {
 impl Needs {
     pub(super) fn new(spec: &Spec<Loaded>, rotations: &[Rotation], group: usize) -> Result<Self> {
         let mut needs = Self { group, ..Self::default() };
-        needs.angles = rotations.iter().map(|rotation| 2 * rotation.pairs()).sum();
-        needs.mixed = spec.blocks.iter().any(|block| block.post.is_some());
-        needs.form(spec.hidden, Rows::Pass, [spec.head.format]);
-        for block in &spec.blocks {
-            match &block.mixer {
+        let angles: usize = rotations.iter().map(|rotation| 2 * rotation.pairs()).sum();
+        // A grid has columns.
+        needs.angles = angles.max(1);
+        needs.mixed = spec.blocks.iter().any(mixes);
+        let mut branches = spec.blocks.iter().flat_map(|block| &block.branches);
+        needs.branched = branches.any(|branch| branch.post.is_some());
+        needs.form(spec.hidden, Rows::Pass, [spec.head.matrix.format]);
+        for mixer in spec.mixers() {
+            match mixer {
                 Mixer::Attention(mixer) => needs.attention(spec.hidden, mixer),
                 Mixer::Dense(mixer) => {
-                    needs.form(spec.hidden, Rows::Pass, formats(&mixer.gate_up));
-                    needs.float(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Pass);
-                    needs.form(mixer.ffn, Rows::Pass, [mixer.down.format]);
+                    needs.form(spec.hidden, Rows::Pass, linear_formats(mixer.up.linears()));
+                    needs.form(spec.hidden, Rows::Pass, mixer.gate.iter().map(|gate| gate.format));
+                    needs.float(mixer.width(), Rows::Pass);
+                    needs.form(mixer.ffn, Rows::Pass, [mixer.down.matrix.format]);
                 }
+                Mixer::Latent(mixer) => needs.latent(spec.hidden, mixer),
+                Mixer::DeltaNet(mixer) => needs.delta_net(spec.hidden, mixer),
+                Mixer::ShortConv(mixer) => needs.short_conv(spec.hidden, mixer),
                 Mixer::Experts(mixer) => needs.experts(spec.hidden, mixer),
+                Mixer::LayerInput(mixer) => {
+                    needs.form(spec.hidden, Rows::Pass, [mixer.gate.format]);
+                    let width = mixer.gate.rows;
+                    needs.float(width.next_multiple_of(PANEL_ROWS), Rows::Pass);
+                    needs.form(width, Rows::Pass, [mixer.projection.matrix.format]);
+                }
             }
+        }
+        if let Some(inputs) = &spec.layer_inputs {
+            needs.form(spec.hidden, Rows::Pass, [inputs.projection.format]);
+            needs.layer_inputs = inputs.projection.rows;
+            needs.longest = needs.longest.max(needs.layer_inputs);
         }
         if needs.forms.len() > WIDTHS || needs.floats.len() > WIDTHS {
             return Err(unsupported(format!("a model of more than {WIDTHS} different widths")));
@@ -138,20 +171,63 @@ impl Needs {
 
     fn attention(&mut self, hidden: usize, mixer: &crate::spec::Attention<Loaded>) {
         let heads = mixer.heads;
-        self.form(hidden, Rows::Pass, mixer.qkv.iter().map(|linear| linear.matrix.format));
-        self.float(super::attention::Widths::new(heads).qkv, Rows::Pass);
+        self.form(hidden, Rows::Pass, linear_formats(mixer.linears()));
+        self.float(super::attention::Widths::new(mixer).qkv, Rows::Pass);
         self.float(heads.q(), Rows::Pass);
-        self.form(heads.q(), Rows::Pass, [mixer.output.format]);
+        self.form(heads.q(), Rows::Pass, [mixer.output.matrix.format]);
         let queries = ATTENTION_ROWS * heads.group() * heads.head_dim;
         self.queries = self.queries.max(queries);
-        self.key = self.key.max(heads.head_dim);
-        self.scores = self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim));
+        self.key = self.key.max(2 * heads.head_dim);
+        self.scores =
+            self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim, heads.head_dim));
+    }
+
+    fn latent(&mut self, hidden: usize, mixer: &crate::spec::Latent<Loaded>) {
+        let heads = mixer.heads;
+        let widths = latent::Widths::new(mixer);
+        self.form(hidden, Rows::Pass, linear_formats(&mixer.inputs));
+        self.float(widths.first, Rows::Pass);
+        if let Some((_, linear)) = &mixer.low_rank {
+            self.form(linear.matrix.k, Rows::Pass, [linear.matrix.format]);
+        }
+        widths.queries.into_iter().for_each(|width| self.float(width, Rows::Pass));
+        self.float(heads.values(), Rows::Pass);
+        self.form(heads.values(), Rows::Pass, [mixer.output.matrix.format]);
+        let (key, task) = (heads.key(), ATTENTION_ROWS * latent::LATENT_HEADS);
+        self.key = self.key.max(key);
+        self.queries = self.queries.max(task * key);
+        self.scores = self.scores.max(goldcrest_kernels::scratch_len(key, heads.rank));
+        self.latents = self.latents.max(task * heads.rank);
+        let widest = heads.rank.max(heads.value);
+        self.head_products = self.head_products.max(ATTENTION_ROWS * widest);
+        let matrices = mixer.keys.iter().chain(&mixer.values);
+        let bytes = matrices.map(|matrix| matrix.kind().row_bytes(matrix.k)).max().unwrap_or(0);
+        self.head_forms = self.head_forms.max(ATTENTION_ROWS * bytes);
+    }
+
+    fn delta_net(&mut self, hidden: usize, mixer: &crate::spec::DeltaNet<Loaded>) {
+        let heads = mixer.heads;
+        self.form(hidden, Rows::Pass, linear_formats(&mixer.inputs));
+        self.float(side_by_side(&mixer.inputs), Rows::Pass);
+        self.float(super::delta::convolved(heads), Rows::Convolved);
+        self.float(heads.values(), Rows::Pass);
+        self.form(heads.values(), Rows::Pass, [mixer.output.matrix.format]);
+        self.window = self.window.max(mixer.conv.taps * heads.slot());
+        self.key = self.key.max(heads.n_v);
+    }
+
+    fn short_conv(&mut self, hidden: usize, mixer: &crate::spec::ShortConv<Loaded>) {
+        self.form(hidden, Rows::Pass, [mixer.input.matrix.format, mixer.output.matrix.format]);
+        self.float(side_by_side([&mixer.input]), Rows::Pass);
+        self.float(hidden, Rows::Convolved);
+        let channels = crate::spec::ShortConv::<Loaded>::CHANNELS;
+        self.window = self.window.max(mixer.conv.taps * channels);
     }
 
     fn experts(&mut self, hidden: usize, mixer: &crate::spec::Experts<Loaded>) {
         let bank = &mixer.bank;
         // Rows are quantised for each expert from the router's floats.
-        self.form(hidden, Rows::Pass, [mixer.router.format, Format::F32]);
+        self.form(hidden, Rows::Pass, [mixer.router.matrix.format, Format::F32]);
         self.form(hidden, Rows::Pass, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
         self.form(hidden, Rows::Routed, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
         self.float(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Routed);
@@ -189,10 +265,21 @@ impl Needs {
     /// Rows of a buffer in a pass of `rows`.
     pub(super) fn rows_of(&self, sort: Rows, rows: usize) -> usize {
         match sort {
-            Rows::Pass => rows,
+            Rows::Pass | Rows::Convolved => rows,
             Rows::Routed => self.routing.slots(rows, self.group),
         }
     }
+}
+
+/// Numbers of a row of the products of several matrices, each of which begins at a whole panel.
+pub(super) fn side_by_side<'m>(linears: impl IntoIterator<Item = &'m Linear<Loaded>>) -> usize {
+    linears.into_iter().map(|linear| linear.matrix.panels() * PANEL_ROWS).sum()
+}
+
+fn linear_formats<'m>(
+    linears: impl IntoIterator<Item = &'m Linear<Loaded>>,
+) -> impl Iterator<Item = Format> {
+    linears.into_iter().map(|linear| linear.matrix.format)
 }
 
 fn formats(pair: &[crate::model::weights::Matrix; 2]) -> [Format; 2] {

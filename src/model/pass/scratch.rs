@@ -1,12 +1,12 @@
 //! The buffers of a forward pass, kept from one to the next.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use goldcrest_kernels::{Activation, KvLayout, PANEL_ROWS};
 
 use super::needs::{self, KINDS, Kinds, Needs, WIDTHS, slot};
 use super::product::GRAIN;
-use super::{Graph, Run, attention, experts};
+use super::{Graph, Run, attention, experts, latent};
 use crate::session::CancelToken;
 use crate::threads::{RowList, Scattered, Shared};
 
@@ -44,11 +44,14 @@ pub(super) struct Lane {
     pub(super) tile: Vec<f32>,
     /// `[rows of a task, group, head_dim]`: rotated queries.
     pub(super) queries: Vec<f32>,
-    /// `[head_dim]`: a rotated key.
+    /// `[2, head_dim]`: a rotated key, and a normalised value or a gate.
     pub(super) key: Vec<f32>,
+    /// `[taps, channels of a task]`: the inputs that a convolution sees, in a ring.
+    pub(super) window: Vec<f32>,
     /// What the attention kernel works in.
     pub(super) scores: Vec<f32>,
     pub(super) routes: experts::Routes,
+    pub(super) latent: latent::Room,
 }
 
 impl Lane {
@@ -68,8 +71,12 @@ impl Lane {
         self.tile.resize((rows * GRAIN.1).max(GRAIN.0) * 2 * PANEL_ROWS, 0.0);
         self.queries.resize(needs.queries, 0.0);
         self.key.resize(needs.key, 0.0);
+        self.window.resize(needs.window, 0.0);
         self.scores.resize(needs.scores, 0.0);
         self.routes.grow(&needs.routing, rows, needs.group);
+        self.latent.latents.resize(needs.latents, 0.0);
+        self.latent.products.resize(needs.head_products, 0.0);
+        self.latent.forms.resize(needs.head_forms, 0);
     }
 }
 
@@ -80,7 +87,9 @@ pub(crate) struct Scratch {
     rows: usize,
     x: Vec<f32>,
     mixed: Vec<f32>,
+    branched: Vec<f32>,
     angles: Vec<f32>,
+    layer_inputs: Vec<f32>,
     floats: Vec<Vec<f32>>,
     forms: Vec<[Vec<u8>; 3]>,
     choices: Vec<experts::Choice>,
@@ -94,6 +103,8 @@ pub(crate) struct Scratch {
     wanted: Vec<usize>,
     cancels: Vec<CancelToken>,
     caches: RowList<u8>,
+    before: RowList<f32>,
+    after: RowList<f32>,
     logits: RowList<f32>,
 }
 
@@ -114,10 +125,14 @@ type Floats<'a> = (needs::Rows, Shared<'a, f32>);
 pub(super) struct Buffers<'a> {
     /// `[rows, hidden]`: the residual stream.
     pub(super) x: Shared<'a, f32>,
-    /// `[rows, hidden]`: what a mixer made, before it is normalised and added.
+    /// `[rows, hidden]`: what a block's branches made, before it is normalised and added.
     pub(super) mixed: Shared<'a, f32>,
+    /// `[rows, hidden]`: what one branch made, before it is normalised and added to `mixed`.
+    pub(super) branched: Shared<'a, f32>,
     /// `[rows, angles]`: cosines and sines of every rotation in turn.
     pub(super) angles: Shared<'a, f32>,
+    /// `[rows, layers * width]`
+    pub(super) layer_inputs: Shared<'a, f32>,
     floats: [Option<Floats<'a>>; WIDTHS],
     forms: [Option<Forms<'a>>; WIDTHS],
     /// `[rows, experts]`: the router's products.
@@ -128,6 +143,10 @@ pub(super) struct Buffers<'a> {
     pub(super) partials: Shared<'a, f32>,
     /// For each attention block, a row for each run: the block's heads side by side.
     pub(super) caches: Scattered<'a, u8>,
+    /// For each recurrent block two matrices, the tail of its convolution and its own, with a row for
+    /// each run: as the pass found them, and as it leaves them.
+    pub(super) before: Scattered<'a, f32>,
+    pub(super) after: Scattered<'a, f32>,
     /// `[wanted rows, vocab]`
     pub(super) logits: Scattered<'a, f32>,
     /// The rows whose logits are wanted.
@@ -168,9 +187,10 @@ impl Scratch {
         }
         self.grow(&graph.needs, graph.spec().hidden, rows, workers);
         if rows == 1 {
-            let (id, position) = self.tokens[0];
-            let (hidden, angles) = (graph.spec().hidden, graph.needs.angles);
-            graph.embed(id, position, &mut self.x[..hidden], &mut self.angles[..angles]);
+            let (x, angles) = (graph.spec().hidden, graph.needs.angles);
+            let (x, angles) = (&mut self.x[..x], &mut self.angles[..angles]);
+            let lane = self.lanes[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+            graph.embed(self.tokens[0], x, angles, &mut lane.row);
         }
     }
 
@@ -200,7 +220,9 @@ impl Scratch {
         let rows = self.rows;
         self.x.resize(rows * hidden, 0.0);
         self.mixed.resize(if needs.mixed { rows * hidden } else { 0 }, 0.0);
+        self.branched.resize(if needs.branched { rows * hidden } else { 0 }, 0.0);
         self.angles.resize(rows * needs.angles, 0.0);
+        self.layer_inputs.resize(rows * needs.layer_inputs, 0.0);
         self.floats.resize_with(needs.floats.len(), Vec::new);
         for (buffer, need) in self.floats.iter_mut().zip(&needs.floats) {
             buffer.resize(needs.rows_of(need.rows, rows) * need.width, 0.0);
@@ -216,7 +238,7 @@ impl Scratch {
         self.choices.resize(rows * experts.used, experts::Choice::default());
         self.lanes.resize_with(workers, Mutex::default);
         for lane in &mut self.lanes {
-            let lane = lane.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let lane = lane.get_mut().unwrap_or_else(PoisonError::into_inner);
             lane.grow(needs, rows);
         }
     }
@@ -227,9 +249,16 @@ impl Scratch {
         let vocab = graph.spec().vocab;
         let kept = self.places.first().map_or(0, |place| place.layouts.len());
         let mut caches = self.caches.lend(kept);
+        let recurrent = 2 * graph.spec().recurrences().count();
+        let (mut before, mut after) = (self.before.lend(recurrent), self.after.lend(recurrent));
         let mut logits = self.logits.lend(1);
         for Run { state, logits: own, wants, .. } in runs {
-            caches.extend(state.blocks());
+            let (blocks, parts) = state.lend();
+            caches.extend(blocks);
+            for [old, new] in parts {
+                before.extend(std::iter::once(old));
+                after.extend(std::iter::once(new));
+            }
             logits.extend(own.chunks_exact_mut(vocab).take(*wants));
         }
         let mut floats = self
@@ -248,7 +277,9 @@ impl Scratch {
         let buffers = Buffers {
             x: Shared::new(&mut self.x, hidden),
             mixed: Shared::new(&mut self.mixed, hidden),
+            branched: Shared::new(&mut self.branched, hidden),
             angles: Shared::new(&mut self.angles, needs.angles),
+            layer_inputs: Shared::new(&mut self.layer_inputs, needs.layer_inputs),
             floats: std::array::from_fn(|_| floats.next()),
             forms: std::array::from_fn(|_| forms.next()),
             scores: Shared::new(&mut self.scores, needs.routing.count.next_multiple_of(PANEL_ROWS)),
@@ -258,6 +289,8 @@ impl Scratch {
                 Shared::new(&mut self.partials, len)
             },
             caches: caches.done(),
+            before: before.done(),
+            after: after.done(),
             logits: logits.done(),
             wanted: &self.wanted,
             tokens: &self.tokens,

@@ -5,7 +5,7 @@ use std::path::Path;
 use goldcrest_kernels::Format;
 
 use super::pack::{Watch, pack_batch, panels_at_once};
-use super::plan::{Plan, Planned, Source, values};
+use super::plan::{Plan, Source, values};
 use crate::arch::ROPE_FREQS;
 use crate::config::RopeScaling;
 use crate::error::{Result, input_error};
@@ -26,13 +26,13 @@ pub(crate) fn save(
         return Err(input_error("the model is packed already").at(checkpoint.path()));
     }
     let mut plan = Plan::new(checkpoint, None, quantize);
-    let Planned { rows, .. } = plan.model(spec)?;
+    plan.model(spec)?;
     if spec.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Factors(_))) {
         plan.vectors.extend(checkpoint.tensor(ROPE_FREQS));
     }
     let contents = Contents {
         vectors: std::mem::take(&mut plan.vectors),
-        rows: rows.map(|(tensor, _)| tensor),
+        rows: plan.tables.iter().map(|(tensor, _)| *tensor).collect(),
         panels: places(&plan),
         panel_bytes: plan.total(),
     };
@@ -44,7 +44,7 @@ pub(crate) fn save(
     file.end(Section::Vectors);
 
     file.begin(Section::Rows)?;
-    if let Some(tensor) = contents.rows {
+    for tensor in &contents.rows {
         checkpoint.check_values(tensor)?;
         file.write(checkpoint.data(tensor))?;
         checkpoint.release(tensor, 0..tensor.byte_len());

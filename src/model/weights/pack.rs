@@ -64,17 +64,18 @@ pub(super) fn pack_batch(
 ) -> Result<()> {
     pack_panels(checkpoint, run, first, out)?;
     for source in &run.sources {
-        let row = source.tensor.row_bytes();
         let panels = first..first + out.len() / run.stride;
         let end = (panels.end * PANEL_ROWS).min(source.matrix.rows);
-        let rows = source.first + panels.start * PANEL_ROWS..source.first + end;
-        checkpoint.release(source.tensor, rows.start * row..rows.end * row);
+        for rows in source.runs(panels.start * PANEL_ROWS..end) {
+            let row = source.tensor.line_bytes();
+            checkpoint.release(source.tensor, rows.start * row..rows.end * row);
+        }
     }
     Ok(())
 }
 
 fn pack_panels(checkpoint: &Checkpoint, run: &Run<'_>, first: usize, out: &mut [u8]) -> Result<()> {
-    let scratch = || (Vec::<f32>::new(), Vec::<u8>::new());
+    let scratch = Scratch::default;
     out.par_chunks_mut(run.stride).enumerate().try_for_each_init(scratch, |scratch, (i, out)| {
         let mut rest = out;
         for source in &run.sources {
@@ -86,21 +87,29 @@ fn pack_panels(checkpoint: &Checkpoint, run: &Run<'_>, first: usize, out: &mut [
     })
 }
 
+/// What a thread packs with.
+#[derive(Default)]
+struct Scratch {
+    rows: Vec<u8>,
+    values: Vec<f32>,
+    quantized: Vec<u8>,
+}
+
 /// Packs one panel of one matrix.
 fn pack_one(
     checkpoint: &Checkpoint,
     source: &Source<'_>,
     panel: usize,
     out: &mut [u8],
-    (values, quantized): &mut (Vec<f32>, Vec<u8>),
+    Scratch { rows, values, quantized }: &mut Scratch,
 ) -> Result<()> {
     let Source { tensor, from, matrix, .. } = source;
     let row = tensor.row_bytes();
-    let rows = PANEL_ROWS.min(matrix.rows - panel * PANEL_ROWS);
-    let first = source.first + panel * PANEL_ROWS;
-    let bytes = &checkpoint.data(tensor)[first * row..][..rows * row];
+    let first = panel * PANEL_ROWS;
+    let bytes =
+        source.rows(checkpoint.data(tensor), first..matrix.rows.min(first + PANEL_ROWS), rows);
     check_finite(tensor.ty, bytes).map_err(|block| {
-        let at = first + block * from.block_bytes() / row;
+        let at = source.row(first + block * from.block_bytes() / row);
         checkpoint.tensor_error(tensor, format_args!("holds NaN or infinity in row {at}"))
     })?;
     if matrix.format == *from {

@@ -1,11 +1,18 @@
 //! What to pack and where: from the names of a model's blocks to its weights.
 
+use std::ops::Range;
+
 use goldcrest_kernels::{Format, PANEL_ROWS};
+
+mod recurrent;
 
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Hadamard, Tensor, check_finite};
-use crate::spec::{Attention, Block, Dense, Experts, Linear, Mixer, Named, Norm, Slot, Spec};
+use crate::spec::{
+    Attention, Block, Branch, Dense, Experts, KeysValues, Latent, LayerInput, LayerInputs, Linear,
+    Mixer, Named, Norm, RowMap, Slot, Spec, Up,
+};
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
 const PAGE: usize = 4096;
@@ -16,13 +23,73 @@ const SMALL: usize = 16 * PAGE;
 /// One matrix's way from the file to the buffer.
 pub(super) struct Source<'a> {
     pub(super) tensor: &'a Tensor,
-    /// The matrix's first row in the tensor, which may hold those of all experts.
-    pub(super) first: usize,
+    /// The matrix's rows in the tensor, which may hold those of all experts: or its columns, in the
+    /// transposed matrix that begins at a row of the tensor.
+    map: RowMap,
+    transposed: Option<usize>,
     /// The matrix's own name: the tensor's, or that of one expert.
     pub(super) name: String,
     /// The format in the file.
     pub(super) from: Format,
     pub(super) matrix: Matrix,
+}
+
+impl Source<'_> {
+    /// The tensor's row that is row `row` of the matrix.
+    pub(super) fn row(&self, row: usize) -> usize {
+        self.map.row(row)
+    }
+
+    /// Rows `rows` of the matrix, as runs of the tensor's. Of a transposed matrix the last row has
+    /// all.
+    pub(super) fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let mut at = rows.start;
+        std::iter::from_fn(move || {
+            if let Some(first) = self.transposed {
+                let last = at < rows.end && rows.end == self.matrix.rows;
+                at = rows.end;
+                return last.then(|| first..first + self.matrix.k);
+            }
+            let len = (self.map.run - at % self.map.run).min(rows.end.checked_sub(at)?);
+            let first = self.row(at);
+            at += len;
+            (len > 0).then_some(first..first + len)
+        })
+    }
+
+    /// Rows `rows` of the matrix, gathered in `room` where they do not lie side by side.
+    pub(super) fn rows<'b>(
+        &self,
+        data: &'b [u8],
+        rows: Range<usize>,
+        room: &'b mut Vec<u8>,
+    ) -> &'b [u8] {
+        if let Some(first) = self.transposed {
+            self.gather(data, first, rows, room);
+            return room;
+        }
+        let bytes = self.tensor.row_bytes();
+        let of = |run: Range<usize>| &data[run.start * bytes..run.end * bytes];
+        let mut runs = self.runs(rows);
+        let first = runs.next().map_or(&[][..], of);
+        let Some(second) = runs.next() else { return first };
+        room.clear();
+        room.extend_from_slice(first);
+        room.extend_from_slice(of(second));
+        runs.for_each(|run| room.extend_from_slice(of(run)));
+        room
+    }
+
+    /// Rows `rows` of the matrix whose transpose begins at row `first` of the tensor.
+    fn gather(&self, data: &[u8], first: usize, rows: Range<usize>, room: &mut Vec<u8>) {
+        let (size, bytes) = (self.from.block_bytes(), self.tensor.line_bytes());
+        let columns = &data[first * bytes..][..self.matrix.k * bytes];
+        room.clear();
+        for row in rows {
+            let at = self.row(row) * size;
+            columns.chunks_exact(bytes).for_each(|k| room.extend_from_slice(&k[at..at + size]));
+        }
+    }
 }
 
 /// A run of the buffer: a matrix, or two whose panels alternate.
@@ -41,16 +108,11 @@ pub(super) struct Plan<'a> {
     pub(super) runs: Vec<Run<'a>>,
     /// One-dimensional tensors, in the order of their use.
     pub(super) vectors: Vec<&'a Tensor>,
+    /// Matrices that stay row by row.
+    pub(super) tables: Vec<(&'a Tensor, Format)>,
     end: usize,
     /// Bytes of experts that a token does not go through.
     idle: u64,
-}
-
-/// A model, but for the embedding's rows.
-pub(super) struct Planned<'a> {
-    pub(super) spec: Spec<Loaded>,
-    /// The embedding's rows, where it is not the head.
-    pub(super) rows: Option<(&'a Tensor, Format)>,
 }
 
 impl<'a> Plan<'a> {
@@ -65,28 +127,32 @@ impl<'a> Plan<'a> {
             quantize,
             runs: Vec::new(),
             vectors: Vec::new(),
+            tables: Vec::new(),
             end: 0,
             idle: 0,
         }
     }
 
     /// All of a model, whose slots the checkpoint fills.
-    pub(super) fn model(&mut self, spec: &Spec<Named>) -> Result<Planned<'a>> {
+    pub(super) fn model(&mut self, spec: &Spec<Named>) -> Result<Spec<Loaded>> {
         let blocks = spec.blocks.iter().map(|block| self.block(block)).collect::<Result<_>>()?;
         let norm = self.norm(&spec.norm)?;
         let head = self.head(&spec.head)?;
-        let rows = spec.embed.as_ref().map(|slot| self.rows(slot)).transpose()?;
-        let spec = Spec {
+        let embed = spec.embed.as_ref().map(|slot| self.rows(slot)).transpose()?;
+        let positions = spec.positions.as_ref().map(|slot| self.rows(slot)).transpose()?;
+        Ok(Spec {
             vocab: spec.vocab,
             hidden: spec.hidden,
-            embed: None,
+            embed,
+            positions,
             embed_scale: spec.embed_scale,
+            layer_inputs: spec.layer_inputs.as_ref().map(|i| self.layer_inputs(i)).transpose()?,
             ropes: spec.ropes.clone(),
             blocks,
             norm,
             head,
-        };
-        Ok(Planned { spec, rows })
+            logits: spec.logits,
+        })
     }
 
     /// Bytes of the buffer.
@@ -101,54 +167,143 @@ impl<'a> Plan<'a> {
 
     fn block(&mut self, block: &Block<Named>) -> Result<Block<Loaded>> {
         Ok(Block {
-            pre: self.norm(&block.pre)?,
-            mixer: match &block.mixer {
-                Mixer::Attention(mixer) => Mixer::Attention(self.attention(mixer)?),
-                Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
-                Mixer::Experts(mixer) => Mixer::Experts(self.experts(mixer)?),
-            },
-            post: block.post.as_ref().map(|norm| self.norm(norm)).transpose()?,
+            branches: block.branches.iter().map(|b| self.branch(b)).collect::<Result<_>>()?,
+            post: self.optional_norm(block.post.as_ref())?,
+            factor: block.factor,
+            scale: self.optional_vector(block.scale.as_ref())?,
         })
     }
 
+    fn branch(&mut self, branch: &Branch<Named>) -> Result<Branch<Loaded>> {
+        Ok(Branch {
+            pre: self.optional_norm(branch.pre.as_ref())?,
+            mixer: match &branch.mixer {
+                Mixer::Attention(mixer) => Mixer::Attention(Box::new(self.attention(mixer)?)),
+                Mixer::Latent(mixer) => Mixer::Latent(Box::new(self.latent(mixer)?)),
+                Mixer::DeltaNet(mixer) => Mixer::DeltaNet(Box::new(self.delta_net(mixer)?)),
+                Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
+                Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
+                Mixer::Experts(mixer) => Mixer::Experts(self.experts(mixer)?),
+                Mixer::LayerInput(mixer) => Mixer::LayerInput(LayerInput {
+                    layer: mixer.layer,
+                    act: mixer.act,
+                    gate: self.matrix(&mixer.gate)?,
+                    projection: self.linear(&mixer.projection)?,
+                }),
+            },
+            post: self.optional_norm(branch.post.as_ref())?,
+        })
+    }
+
+    fn layer_inputs(&mut self, inputs: &LayerInputs<Named>) -> Result<LayerInputs<Loaded>> {
+        let LayerInputs { width, layers, vocab, .. } = *inputs;
+        let table = self.rows(&inputs.table)?;
+        let projection = self.matrix(&inputs.projection)?;
+        Ok(LayerInputs { width, layers, vocab, table, projection, norm: self.norm(&inputs.norm)? })
+    }
+
+    fn optional_norm(&mut self, norm: Option<&Norm<Named>>) -> Result<Option<Norm<Loaded>>> {
+        norm.map(|norm| self.norm(norm)).transpose()
+    }
+
+    fn optional_vector(&mut self, slot: Option<&Slot>) -> Result<Option<Vec<f32>>> {
+        slot.map(|slot| self.vector(slot)).transpose()
+    }
+
     fn norm(&mut self, norm: &Norm<Named>) -> Result<Norm<Loaded>> {
-        Ok(Norm { weight: self.vector(&norm.weight)?, eps: norm.eps })
+        Ok(Norm {
+            centred: norm.centred,
+            weight: self.optional_vector(norm.weight.as_ref())?,
+            bias: self.optional_vector(norm.bias.as_ref())?,
+            eps: norm.eps,
+        })
     }
 
     fn attention(&mut self, mixer: &Attention<Named>) -> Result<Attention<Loaded>> {
-        let [q, k, v] = &mixer.qkv;
-        let qkv = [self.linear(q)?, self.linear(k)?, self.linear(v)?];
-        let qk_norm = match &mixer.qk_norm {
-            Some([q, k]) => Some([self.norm(q)?, self.norm(k)?]),
-            None => None,
-        };
-        let output = self.matrix(&mixer.output)?;
-        Ok(Attention { heads: mixer.heads, qkv, qk_norm, output, rope: mixer.rope })
+        let Attention { heads, kept, norms_whole, norms_last, temperature, gated, rope, .. } =
+            *mixer;
+        Ok(Attention {
+            q: self.linear(&mixer.q)?,
+            q_norm: self.optional_norm(mixer.q_norm.as_ref())?,
+            kv: mixer.kv.as_ref().map(|kv| self.keys_values(kv)).transpose()?,
+            output: self.linear(&mixer.output)?,
+            heads,
+            kept,
+            norms_whole,
+            norms_last,
+            temperature,
+            gated,
+            sinks: self.optional_vector(mixer.sinks.as_ref())?,
+            rope,
+        })
+    }
+
+    fn keys_values(&mut self, kv: &KeysValues<Named>) -> Result<KeysValues<Loaded>> {
+        Ok(KeysValues {
+            k: self.linear(&kv.k)?,
+            v: kv.v.as_ref().map(|v| self.linear(v)).transpose()?,
+            k_norm: self.optional_norm(kv.k_norm.as_ref())?,
+            v_norm: self.optional_norm(kv.v_norm.as_ref())?,
+        })
     }
 
     fn linear(&mut self, linear: &Linear<Named>) -> Result<Linear<Loaded>> {
-        let bias = linear.bias.as_ref().map(|slot| self.vector(slot)).transpose()?;
+        let bias = self.optional_vector(linear.bias.as_ref())?;
         Ok(Linear { matrix: self.matrix(&linear.matrix)?, bias })
     }
 
     fn dense(&mut self, mixer: &Dense<Named>) -> Result<Dense<Loaded>> {
-        let [gate, up] = &mixer.gate_up;
+        let up = match &mixer.up {
+            Up::Plain(up) => Up::Plain(self.linear(up)?),
+            Up::Gated([gate, up]) => {
+                let sources = [self.whole(&gate.matrix)?, self.whole(&up.matrix)?];
+                let [first, second] = self.interleaved(sources)?;
+                Up::Gated([
+                    Linear { matrix: first, bias: self.optional_vector(gate.bias.as_ref())? },
+                    Linear { matrix: second, bias: self.optional_vector(up.bias.as_ref())? },
+                ])
+            }
+        };
         Ok(Dense {
             ffn: mixer.ffn,
             act: mixer.act,
-            gate_up: self.interleaved([self.whole(gate)?, self.whole(up)?])?,
-            down: self.matrix(&mixer.down)?,
+            up,
+            down: self.linear(&mixer.down)?,
+            gate: mixer.gate.as_ref().map(|gate| self.as_it_is(gate)).transpose()?,
         })
     }
 
     fn experts(&mut self, mixer: &Experts<Named>) -> Result<Experts<Loaded>> {
-        let router = self.as_it_is(&mixer.router)?;
+        let router = Linear {
+            matrix: self.as_it_is(&mixer.router.matrix)?,
+            bias: self.optional_vector(mixer.router.bias.as_ref())?,
+        };
+        let choice_bias = self.optional_vector(mixer.choice_bias.as_ref())?;
+        let biases = match &mixer.biases {
+            Some([gate, up, down]) => {
+                Some([self.vector(gate)?, self.vector(up)?, self.vector(down)?])
+            }
+            None => None,
+        };
         let before = self.end;
         let bank = (0..mixer.count).map(|i| self.expert(&mixer.bank, i)).collect::<Result<_>>()?;
         let all = (self.end - before) as u64;
         self.idle += all - all * mixer.used as u64 / mixer.count as u64;
-        let Experts { count, used, ffn, act, renormalise, .. } = *mixer;
-        Ok(Experts { count, used, ffn, act, renormalise, router, bank })
+        let Experts { count, used, ffn, gating, selection, router_scale, .. } = *mixer;
+        Ok(Experts {
+            count,
+            used,
+            ffn,
+            gating,
+            selection,
+            router_norm: self.optional_norm(mixer.router_norm.as_ref())?,
+            router,
+            router_scale,
+            expert_scales: self.optional_vector(mixer.expert_scales.as_ref())?,
+            choice_bias,
+            bank,
+            biases,
+        })
     }
 
     fn expert(&mut self, [gate, up, down]: &[Slot; 3], index: usize) -> Result<Expert> {
@@ -158,6 +313,33 @@ impl<'a> Plan<'a> {
         Ok(Expert { gate_up, down: self.push(vec![down])?.remove(0) })
     }
 
+    fn latent(&mut self, mixer: &Latent<Named>) -> Result<Latent<Loaded>> {
+        let [queries, latents] = &mixer.inputs;
+        let low_rank = match &mixer.low_rank {
+            Some((norm, linear)) => Some((self.norm(norm)?, self.linear(linear)?)),
+            None => None,
+        };
+        Ok(Latent {
+            heads: mixer.heads,
+            inputs: [self.linear(queries)?, self.linear(latents)?],
+            low_rank,
+            norm: self.norm(&mixer.norm)?,
+            keys: self.of_heads(&mixer.keys)?,
+            values: self.of_heads(&mixer.values)?,
+            output: self.linear(&mixer.output)?,
+            kept: mixer.kept,
+            rope: mixer.rope,
+        })
+    }
+
+    fn of_heads(&mut self, slot: &Slot) -> Result<Vec<Matrix>> {
+        let matrix = |head| {
+            let source = self.one_of(slot, head)?;
+            Ok(self.push(vec![source])?.remove(0))
+        };
+        (0..slot.shape[0]).map(matrix).collect()
+    }
+
     fn matrix(&mut self, slot: &Slot) -> Result<Matrix> {
         let source = self.whole(slot)?;
         Ok(self.push(vec![source])?.remove(0))
@@ -165,16 +347,17 @@ impl<'a> Plan<'a> {
 
     /// A matrix that is not quantised: a router is small, and a wrong choice is no small error.
     fn as_it_is(&mut self, slot: &Slot) -> Result<Matrix> {
-        let source = self.source(&slot.name, 0, &slot.shape, slot.name.clone(), None)?;
+        let source = self.slot(slot, None)?;
         Ok(self.push(vec![source])?.remove(0))
     }
 
     /// The matrix of the logits. Where 4 bits are asked for it gets 8: its errors go straight
     /// into the probabilities, with no later layer to even them out.
-    fn head(&mut self, slot: &Slot) -> Result<Matrix> {
+    fn head(&mut self, head: &Linear<Named>) -> Result<Linear<Loaded>> {
         let quantize = self.quantize.map(|f| if f == Format::Q4_0 { Format::Q8_0 } else { f });
-        let source = self.source(&slot.name, 0, &slot.shape, slot.name.clone(), quantize)?;
-        Ok(self.push(vec![source])?.remove(0))
+        let source = self.slot(&head.matrix, quantize)?;
+        let matrix = self.push(vec![source])?.remove(0);
+        Ok(Linear { matrix, bias: self.optional_vector(head.bias.as_ref())? })
     }
 
     fn interleaved(&mut self, [a, b]: [Source<'a>; 2]) -> Result<[Matrix; 2]> {
@@ -184,13 +367,14 @@ impl<'a> Plan<'a> {
     }
 
     /// A matrix that stays row by row.
-    fn rows(&self, slot: &Slot) -> Result<(&'a Tensor, Format)> {
+    fn rows(&mut self, slot: &Slot) -> Result<usize> {
         let (tensor, format) = self.find(&slot.name)?;
         if tensor.is_packed() {
             let problem = "lies in panels, where rows are needed";
             return Err(self.checkpoint.tensor_error(tensor, problem));
         }
-        Ok((tensor, format))
+        self.tables.push((tensor, format));
+        Ok(self.tables.len() - 1)
     }
 
     /// A tensor, which the check of the slots has found, and its format.
@@ -203,24 +387,55 @@ impl<'a> Plan<'a> {
         Ok((tensor, format))
     }
 
-    /// All of a tensor.
     fn whole(&self, slot: &Slot) -> Result<Source<'a>> {
-        self.source(&slot.name, 0, &slot.shape, slot.name.clone(), self.quantize)
+        self.slot(slot, self.quantize)
     }
 
-    /// The matrix of one expert: of a tensor that holds those of all, or a tensor of its own.
+    /// All of a tensor, or the rows of the one that fuses it with others.
+    fn slot(&self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
+        let name = slot.name.clone();
+        match self.checkpoint.part_of(slot) {
+            Some(part) if part.transposed.is_some() => {
+                let source = self.source(&part.tensor, part.rows, &slot.shape, name, quantize)?;
+                self.transposed(source, 0)
+            }
+            Some(part) => self.source(&part.tensor, part.rows, &slot.shape, name, quantize),
+            None => self.source(&slot.name, RowMap::from(0), &slot.shape, name, quantize),
+        }
+    }
+
+    /// The same with the matrix transposed, from row `first` of the tensor on.
+    fn transposed(&self, source: Source<'a>, first: usize) -> Result<Source<'a>> {
+        if !matches!(source.from, Format::F32 | Format::F16 | Format::BF16) {
+            let problem = "is quantised along the wrong dimension";
+            return Err(self.checkpoint.tensor_error(source.tensor, problem));
+        }
+        Ok(Source { transposed: Some(first), ..source })
+    }
+
+    /// The matrix of one expert or head: of a tensor that holds those of all, or a tensor of its own.
     fn one_of(&self, slot: &Slot, expert: usize) -> Result<Source<'a>> {
         let (name, shape) = (slot.expert_name(expert), &slot.shape[1..]);
-        if self.checkpoint.tensor(&slot.name).is_some() {
-            return self.source(&slot.name, expert * shape[0], shape, name, self.quantize);
+        if let Some(part) = self.checkpoint.part_of(slot) {
+            if let Some(step) = part.transposed {
+                let source = self.source(&part.tensor, part.rows, shape, name, self.quantize)?;
+                return self.transposed(source, expert * step);
+            }
+            // Whole runs are an expert's.
+            let map = RowMap { first: part.rows.row(expert * shape[0]), ..part.rows };
+            return self.source(&part.tensor, map, shape, name, self.quantize);
         }
-        self.source(&name.clone(), 0, shape, name, self.quantize)
+        if self.checkpoint.tensor(&slot.name).is_some() {
+            let rows = RowMap::from(expert * shape[0]);
+            return self.source(&slot.name, rows, shape, name, self.quantize);
+        }
+        self.source(&name.clone(), RowMap::from(0), shape, name, self.quantize)
     }
 
     fn source(
         &self,
         tensor: &str,
-        first: usize,
+        map: RowMap,
         shape: &[usize],
         name: String,
         quantize: Option<Format>,
@@ -238,7 +453,8 @@ impl<'a> Plan<'a> {
         }
         let turned = self.hadamard.is_some_and(|hadamard| hadamard.turns(&name));
         let matrix = Matrix { format, rows, k, turned, offset: 0, stride: 0 };
-        Ok(Source { tensor, first, name, from, matrix })
+        let source = Source { tensor, map, transposed: None, name, from, matrix };
+        if tensor.transposed { self.transposed(source, 0) } else { Ok(source) }
     }
 
     /// Places the sources side by side and returns their matrices. Those of a packed file have their
@@ -281,9 +497,17 @@ impl<'a> Plan<'a> {
 
     /// A one-dimensional tensor as f32.
     fn vector(&mut self, slot: &Slot) -> Result<Vec<f32>> {
-        let (tensor, format) = self.find(&slot.name)?;
-        self.vectors.push(tensor);
+        let part = self.checkpoint.part_of(slot);
+        let (tensor, format) = self.find(part.map_or(&slot.name, |part| &part.tensor))?;
+        // Parts share a tensor, and branches a norm.
+        if !self.vectors.iter().any(|other| std::ptr::eq(*other, tensor)) {
+            self.vectors.push(tensor);
+        }
         let mut values = values(self.checkpoint, tensor, format)?;
+        if let Some(part) = part {
+            values =
+                (0..slot.shape.iter().product()).map(|row| values[part.rows.row(row)]).collect();
+        }
         if slot.plus != 0.0 {
             values.iter_mut().for_each(|x| *x += slot.plus);
         }
