@@ -140,6 +140,7 @@ impl Checkpoint {
         let mut slots = Slots::new(&mut visit, &has);
         let spec = decoder.spec(&mut slots, tied)?;
         let unused = slots.into_unused();
+        self.hadamard(&spec)?;
         read.extend(unused);
         let known = |t: &Tensor| derived(t).or_else(|| other_part(t)).is_some();
         let left_out = |t: &&Tensor| !read.contains(&t.name) && !known(t);

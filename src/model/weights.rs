@@ -10,7 +10,7 @@ use goldcrest_kernels::{Activation, Format, PANEL_ROWS, unpack_row};
 
 use super::need::Fixed;
 use crate::error::Result;
-use crate::load::{Buffer, Checkpoint, Tensor};
+use crate::load::{Buffer, Checkpoint, Hadamard, Tensor};
 use crate::spec::{Named, Spec, Stage};
 pub(crate) use file::save;
 pub(crate) use pack::Watch;
@@ -22,6 +22,8 @@ pub(crate) struct Matrix {
     pub(crate) format: Format,
     pub(crate) rows: usize,
     pub(crate) k: usize,
+    /// Whether its input is turned: see [`Hadamard`].
+    pub(crate) turned: bool,
     /// Of its first panel.
     offset: usize,
     /// From one panel to the next: more than a panel where two matrices are interleaved.
@@ -122,6 +124,7 @@ pub(crate) struct Weights {
     panels: Panels,
     tables: Vec<Table>,
     pub(crate) spec: Spec<Loaded>,
+    pub(crate) hadamard: Option<Hadamard>,
     /// Bytes that one token's forward pass reads.
     pub(crate) bytes_per_token: u64,
 }
@@ -136,7 +139,8 @@ impl Weights {
         watch: &Watch<'_>,
         room: impl FnOnce(&Spec<Loaded>, Fixed) -> Result<()>,
     ) -> Result<Self> {
-        let mut plan = Plan::new(&checkpoint, quantize);
+        let hadamard = checkpoint.hadamard(spec)?;
+        let mut plan = Plan::new(&checkpoint, hadamard.as_ref(), quantize);
         let spec = plan.model(spec)?;
         room(&spec, plan.takes())?;
         let mut bytes_per_token = plan.per_token();
@@ -163,7 +167,7 @@ impl Weights {
                 Panels::File(checkpoint)
             }
         };
-        Ok(Self { panels, tables, spec, bytes_per_token })
+        Ok(Self { panels, tables, spec, hadamard, bytes_per_token })
     }
 
     /// Panels `first..first + count` of `matrix`, which no other interleaves.

@@ -153,6 +153,9 @@ impl Graph {
         room: &mut [f32],
     ) {
         self.weights.embed(id, x);
+        if let Some(hadamard) = &self.weights.hadamard {
+            hadamard.turn_back(self.kernels, x);
+        }
         let scale = self.spec().embed_scale;
         if scale != 1.0 {
             self.kernels.scale(x, scale);
@@ -229,7 +232,8 @@ impl Walk<'_> {
         }
         let spec = self.graph.spec();
         let matrix = &spec.head.matrix;
-        let input = Input { pick: Some(self.b.wanted), ..self.hidden(Some(&spec.norm)) };
+        let turned = matrix.turned;
+        let input = Input { pick: Some(self.b.wanted), turned, ..self.hidden(Some(&spec.norm)) };
         self.prepare(w, lane, &input, matrix.kind().into())?;
         let columns = self.b.logits.columns(w, 0, PANEL_ROWS);
         w.each(matrix.panels(), self.grain(), columns, |claim, mut block| {

@@ -8,7 +8,7 @@ mod recurrent;
 
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
-use crate::load::{Checkpoint, Tensor, check_finite};
+use crate::load::{Checkpoint, Hadamard, Tensor, check_finite};
 use crate::model::need::Fixed;
 use crate::spec::{
     Attention, Block, Branch, Dense, Experts, KeysValues, Latent, LayerInput, LayerInputs, Linear,
@@ -104,6 +104,7 @@ pub(super) struct Run<'a> {
 
 pub(super) struct Plan<'a> {
     checkpoint: &'a Checkpoint,
+    hadamard: Option<&'a Hadamard>,
     quantize: Option<Format>,
     pub(super) runs: Vec<Run<'a>>,
     /// One-dimensional tensors, in the order of their use.
@@ -116,9 +117,14 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(checkpoint: &'a Checkpoint, quantize: Option<Format>) -> Self {
+    pub(super) fn new(
+        checkpoint: &'a Checkpoint,
+        hadamard: Option<&'a Hadamard>,
+        quantize: Option<Format>,
+    ) -> Self {
         Self {
             checkpoint,
+            hadamard,
             quantize,
             runs: Vec::new(),
             vectors: Vec::new(),
@@ -465,7 +471,8 @@ impl<'a> Plan<'a> {
                 "a packed file keeps the types that it was packed with: quantise while packing",
             ));
         }
-        let matrix = Matrix { format, rows, k, offset: 0, stride: 0 };
+        let turned = self.hadamard.is_some_and(|hadamard| hadamard.turns(&name));
+        let matrix = Matrix { format, rows, k, turned, offset: 0, stride: 0 };
         let source = Source { tensor, map, transposed: None, name, from, matrix };
         if tensor.transposed { self.transposed(source, 0) } else { Ok(source) }
     }
