@@ -97,6 +97,29 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
         GgmlType::IQ3_S => symmetric(b, std / 140.9),
         // Values of E2M1: 0, 1/2, 1, 3/2, 2, 3, 4, 6, and their negatives.
         GgmlType::NVFP4 => b[..4].iter_mut().for_each(|scale| *scale = e4m3(std / 2.93, *scale)),
+        GgmlType::Q2_K => {
+            // Scales of 8 to 15, each minimum equal to its scale.
+            b[..16].iter_mut().for_each(|scale| *scale = (8 | *scale & 7) * 0x11);
+            let scale = f16::from_f32(std / deviation(2) / 11.5).to_f32();
+            put(b, 80, scale);
+            put(b, 82, 1.5 * scale);
+        }
+        // Scales drawn from -32 to 31, and codes from -4 to 3 or the codebook's.
+        GgmlType::Q3_K => put(b, 108, std / 18.5 / 2.35),
+        GgmlType::IQ4_XS => put(b, 0, std / 18.5 / CODEBOOK),
+        GgmlType::IQ4_NL => symmetric(b, std / CODEBOOK),
+        GgmlType::MXFP4 => {
+            // The codes' deviation is 2.9.
+            let exponent = 127.5 + (std / 2.9).log2();
+            b[0] = exponent as u8 - (b[0] & 1);
+        }
+        GgmlType::TQ1_0 => put(b, 52, std / TRITS),
+        GgmlType::TQ2_0 => {
+            // Two bits that are both set are no digit.
+            b[..64].iter_mut().for_each(|codes| *codes &= !((*codes << 1 & *codes) & 0xaa));
+            put(b, 64, std / HALF_TRITS);
+        }
+        GgmlType::Q1_0 => put(b, 0, std * vary(b[0])),
         other => unreachable!("no mixture has {other}"),
     }
 }
@@ -116,6 +139,11 @@ fn e4m3(value: f32, random: u8) -> u8 {
     };
     code.min(0x7e) as u8
 }
+
+/// Deviations: of IQ4's codebook, of digits of -1, 0 and 1, and of those with as many 0 as others.
+const CODEBOOK: f32 = 67.4;
+const TRITS: f32 = 0.816;
+const HALF_TRITS: f32 = 0.707;
 
 /// A number of standard deviation 1 and mean 0.
 fn uniform(bits: u16) -> f32 {
