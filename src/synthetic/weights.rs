@@ -121,6 +121,17 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
         GgmlType::IQ3_S => symmetric(b, std / 140.9),
         // Values of E2M1: 0, 1/2, 1, 3/2, 2, 3, 4, 6, and their negatives.
         GgmlType::NVFP4 => b[..4].iter_mut().for_each(|scale| *scale = e4m3(std / 2.93, *scale)),
+        GgmlType::TQ1_0 => put(b, 52, std / TRITS * vary(b[0])),
+        GgmlType::PTQ1_0 => put(b, 26, std / TRITS * vary(b[0])),
+        GgmlType::TQ2_0 => {
+            two_bit_digits(&mut b[..64]);
+            put(b, 64, std / HALF_TRITS * vary(b[0]));
+        }
+        GgmlType::Q2_0 | GgmlType::PQ2_0 => {
+            two_bit_digits(&mut b[2..]);
+            put(b, 0, std / HALF_TRITS * vary(b[0]));
+        }
+        GgmlType::Q1_0 => put(b, 0, std * vary(b[0])),
         other => unreachable!("no mixture has {other}"),
     }
 }
@@ -139,6 +150,15 @@ fn e4m3(value: f32, random: u8) -> u8 {
         ((value.to_bits() + (u32::from(random) << 12)) >> 20) - ((127 - 7) << 3)
     };
     code.min(0x7e) as u8
+}
+
+/// Deviations of digits of -1, 0 and 1, as many of each, and with twice as many 0.
+const TRITS: f32 = 0.816;
+const HALF_TRITS: f32 = 0.707;
+
+/// Makes 1 of the codes 3, which are no ternary digits.
+fn two_bit_digits(codes: &mut [u8]) {
+    codes.iter_mut().for_each(|codes| *codes &= !((*codes << 1 & *codes) & 0xaa));
 }
 
 /// A number of standard deviation 1 and mean 0.
