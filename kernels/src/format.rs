@@ -10,8 +10,11 @@ pub(crate) mod iq1;
 pub(crate) mod iq2;
 pub(crate) mod iq3;
 pub(crate) mod iq4_nl;
+pub(crate) mod iq4_xs;
 pub(crate) mod mxfp4;
 pub(crate) mod nvfp4;
+pub(crate) mod q2_k;
+pub(crate) mod q3_k;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
@@ -61,6 +64,12 @@ macro_rules! formats {
             IQ4_NL iq4_nl;
             /// 4-bit floats, a power of two per 32.
             MXFP4 mxfp4;
+            /// 2 bits, 4-bit scale and minimum per 16, in blocks of 256.
+            Q2_K q2_k;
+            /// 3 bits, 6-bit scale per 16, in blocks of 256.
+            Q3_K q3_k;
+            /// 4 bits for sixteen uneven values, 6-bit scale per 32, in blocks of 256.
+            IQ4_XS iq4_xs;
         }
         decoded as f32 f32_unfused {
             /// 1 bit and a half, from a codebook of eights, a scale per 32.
@@ -292,6 +301,9 @@ const _: () = {
         (Q6_K, 210, 3392),
         (IQ4_NL, 18, 576),
         (MXFP4, 17, 544),
+        (Q2_K, 84, 1344),
+        (Q3_K, 110, 1792),
+        (IQ4_XS, 136, 2240),
         (IQ1_S, 50, 800),
         (IQ1_M, 56, 896),
         (IQ2_XXS, 66, 1056),

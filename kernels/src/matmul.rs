@@ -25,9 +25,8 @@ macro_rules! each {
     } )* };
 }
 
-pub(crate) use each;
-
 pub(crate) mod affine;
+pub(crate) mod centred;
 pub(crate) mod decoded;
 pub(crate) mod float;
 pub(crate) mod planes;

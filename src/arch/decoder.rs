@@ -28,6 +28,10 @@ pub(crate) struct Decoder {
     pub(super) cap: Option<f32>,
     pub(super) global: Option<Global>,
     latent: Option<latent::Numbers>,
+    /// Layers after the others that draft tokens, which nothing here runs.
+    pub(crate) drafts: usize,
+    /// What the file says of norms of queries and keys.
+    pub(super) qk_norm: Option<bool>,
     pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
     layer_inputs: Option<LayerWidths>,
@@ -57,7 +61,14 @@ impl Decoder {
             Some(latent) => latent.head_dim(),
             None => head_dim(keys, row, hidden, n_heads)?,
         };
-        let n_layers = keys.need(keys::LAYERS)?;
+        let drafts = keys.count(keys::DRAFTS)?.unwrap_or(0);
+        let n_layers = match (keys.need(keys::LAYERS)?, keys) {
+            (all, Keys::Gguf { .. }) if drafts > 0 => {
+                let few = || keys.error(keys::DRAFTS, format_args!("is {drafts} of {all} layers"));
+                all.checked_sub(drafts).filter(|&n| n > 0).ok_or_else(few)?
+            }
+            (n, _) => n,
+        };
         let context_length = keys.need(keys::CONTEXT)?;
         let windows = windows(keys, row, n_layers)?;
         let turning = latent.as_ref().map_or(head_dim, |latent| latent.rope);
@@ -80,7 +91,10 @@ impl Decoder {
             rope,
             local_rope,
             windows,
-            experts: row.experts.map(|_| experts::numbers(keys)).transpose()?,
+            experts: match row.experts {
+                Some(mixture) => experts::numbers(keys, mixture)?,
+                None => None,
+            },
         };
         config.check()?;
         Ok(Self {
@@ -90,6 +104,11 @@ impl Decoder {
                 None => super::attention::scale(keys, row, &config)?,
             },
             latent,
+            drafts,
+            qk_norm: match keys {
+                Keys::Json(_) => keys.bool(keys::QK_NORM)?,
+                Keys::Gguf { .. } => None,
+            },
             cap: softcap(keys, row.attention_cap, keys::ATTENTION_CAP)?,
             global: Global::read(keys, &config)?,
             shared_keys: shared_keys(keys, row, &config)?,
@@ -168,11 +187,27 @@ impl Decoder {
         blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
         })?);
+        if self.feed_forward.beside() {
+            self.set_apart(slots, blocks)?;
+        }
         if let Some(LayerWidths { width, .. }) = self.layer_inputs {
             blocks.push(self.layer_input(slots, layer, width)?);
         }
         if let Some(last) = blocks.last_mut().filter(|_| self.row.layer_scale) {
             last.scale = Some(slots.tensor("layer_output_scale.weight", &[1], 0.0)?);
+        }
+        Ok(())
+    }
+
+    /// Gives the branches of the last block, dense and of experts, their own norms.
+    fn set_apart(&self, slots: &mut Slots<'_>, blocks: &mut [Block<Named>]) -> Result<()> {
+        let hidden = self.config.hidden;
+        let Some(Block { branches, .. }) = blocks.last_mut() else { return Ok(()) };
+        for (branch, n) in branches.iter_mut().zip(1..) {
+            if n == 2 {
+                branch.pre = Some(self.norm(slots, "pre_ffw_norm_2", hidden)?);
+            }
+            branch.post = Some(self.norm(slots, &format!("post_ffw_norm_{n}"), hidden)?);
         }
         Ok(())
     }
@@ -280,14 +315,14 @@ fn ffn(keys: Keys, row: &Row, n_layers: usize) -> Result<usize> {
 fn layer_inputs(keys: Keys, row: &Row, config: &Config) -> Result<Option<LayerWidths>> {
     let width = if row.layer_inputs { keys.count(keys::LAYER_INPUT)? } else { None };
     let default = (row.layer_inputs && matches!(keys, Keys::Json(_))).then_some(256);
+    let vocab = match keys {
+        Keys::Json(_) if row.layer_inputs => keys.size(keys::LAYER_INPUT_VOCAB)?,
+        _ => None,
+    };
     let Some(width) = width.or(default).filter(|&width| width > 0) else { return Ok(None) };
     if width.saturating_mul(config.n_layers) > limits::WIDTH {
         return Err(keys.error(keys::LAYER_INPUT, format_args!("is {width}, which is too wide")));
     }
-    let vocab = match keys {
-        Keys::Json(_) => keys.size(keys::LAYER_INPUT_VOCAB)?,
-        Keys::Gguf { .. } => None,
-    };
     Ok(Some(LayerWidths { width, vocab: vocab.unwrap_or(config.vocab_size) }))
 }
 

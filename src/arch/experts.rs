@@ -6,8 +6,8 @@ use super::rows::Row;
 use crate::config::{Experts, limits};
 use crate::error::{Result, config_error, unsupported};
 use crate::spec::{
-    self, Dense, Gating, Groups, Linear, Named, Part, RankedBy, RowMap, Scores, Selection, Slot,
-    Slots, Up,
+    self, Dense, Gating, Groups, Linear, Named, Norm, Part, RankedBy, RowMap, Scores, Selection,
+    Slot, Slots, Up,
 };
 
 /// What tells one model's mixtures from another's.
@@ -27,6 +27,9 @@ pub(super) struct Mixture {
     pub(super) clamped: bool,
     /// How a folder has the experts where each has no tensors of its own.
     pub(super) bank: Bank,
+    /// Experts beside the dense path, with norms of their own, and another one for the router, in
+    /// models that may have none.
+    pub(super) beside: bool,
 }
 
 /// Whether the weights of the chosen experts are made to sum to 1.
@@ -69,6 +72,7 @@ pub(super) const MIXTURE: Mixture = Mixture {
     biases: false,
     clamped: false,
     bank: Bank::Rows,
+    beside: false,
 };
 
 /// A model's mixtures.
@@ -103,6 +107,10 @@ impl Mixtures {
         };
         Ok(Self { row: mixture, selection, gating, shared: shared(keys, mixture, numbers)? })
     }
+
+    pub(super) fn beside(&self) -> bool {
+        self.row.beside
+    }
 }
 
 impl Decoder {
@@ -124,6 +132,13 @@ impl Decoder {
             ffn,
             gating: mixtures.gating,
             selection: mixtures.selection,
+            router_norm: self.router_norm(slots, mixtures.row.beside)?,
+            router_scale: if mixtures.row.beside { 1.0 / (hidden as f32).sqrt() } else { 1.0 },
+            expert_scales: mixtures
+                .row
+                .beside
+                .then(|| slots.tensor("ffn_down_exps.scale", &[count], 0.0))
+                .transpose()?,
             router: self.linear(slots, "ffn_gate_inp", &[count, hidden], mixtures.row.biases)?,
             choice_bias: bias,
             bank: match bank {
@@ -153,6 +168,15 @@ impl Decoder {
             },
             biases,
         })
+    }
+
+    fn router_norm(&self, slots: &mut Slots<'_>, own: bool) -> Result<Option<Norm<Named>>> {
+        if !own {
+            return Ok(None);
+        }
+        let weight = slots.tensor("ffn_gate_inp.scale", &[self.config.hidden], 0.0)?;
+        let eps = self.config.norm_eps;
+        Ok(Some(Norm { centred: false, weight: Some(weight), bias: None, eps }))
     }
 
     /// The expert that all rows go through, if there is one.
@@ -337,7 +361,16 @@ fn shared(keys: Keys, mixture: Mixture, experts: Experts) -> Result<Option<usize
     }
 }
 
-pub(super) fn numbers(keys: Keys) -> Result<Experts> {
+/// `None` for a model that may have none and has none.
+pub(super) fn numbers(keys: Keys, mixture: Mixture) -> Result<Option<Experts>> {
+    let off = match keys {
+        Keys::Json(json) if mixture.beside => !json.bool("enable_moe_block")?.unwrap_or(false),
+        Keys::Gguf { .. } if mixture.beside => keys.count(keys::EXPERTS.key())?.unwrap_or(0) == 0,
+        _ => false,
+    };
+    if off {
+        return Ok(None);
+    }
     let count = keys.need(keys::EXPERTS)?;
     // Mixtral's experts are as wide as the key of dense layers says.
     let ffn = match keys.size(keys::EXPERT_FFN)? {
@@ -350,5 +383,5 @@ pub(super) fn numbers(keys: Keys) -> Result<Experts> {
     {
         return Err(json.error("experts_per_token", format_args!("is {other}, not {used}")));
     }
-    Ok(Experts { count, used, ffn })
+    Ok(Some(Experts { count, used, ffn }))
 }

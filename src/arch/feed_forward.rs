@@ -34,6 +34,11 @@ impl FeedForward {
         Ok(Self { mixtures: mixtures.transpose()?, widths, dense, dense_first, sparse_step })
     }
 
+    /// Whether experts are beside the dense path, apart from it.
+    pub(super) fn beside(&self) -> bool {
+        self.mixtures.as_ref().is_some_and(Mixtures::beside)
+    }
+
     fn has_experts(&self, layer: usize) -> bool {
         layer >= self.dense_first
             && !self.dense.contains(&layer)
@@ -52,6 +57,10 @@ impl Decoder {
         match (self.config.experts, &self.feed_forward.mixtures) {
             (Some(numbers), Some(mixtures)) if self.feed_forward.has_experts(layer) => {
                 let routed = Mixer::Experts(self.experts(slots, numbers, mixtures)?);
+                if self.feed_forward.beside() {
+                    let dense = self.dense(slots, self.feed_forward.widths[layer])?;
+                    return Ok(vec![Mixer::Dense(dense), routed]);
+                }
                 let shared = self.shared_expert(slots, mixtures)?.map(Mixer::Dense);
                 Ok(std::iter::once(routed).chain(shared).collect())
             }

@@ -58,10 +58,13 @@ pub(super) const EXPERTS: Size = size(
     &["num_experts", "num_local_experts", "n_routed_experts"],
     limits::EXPERTS,
 );
-pub(super) const EXPERTS_USED: Size =
-    size("expert_used_count", &["num_experts_per_tok"], limits::EXPERTS);
+pub(super) const EXPERTS_USED: Size = size("expert_used_count", EXPERTS_USED_JSON, limits::EXPERTS);
+const EXPERTS_USED_JSON: &[&str] = &["num_experts_per_tok", "experts_per_token", "top_k_experts"];
 pub(super) const EXPERT_FFN: Size =
     size("expert_feed_forward_length", &["moe_intermediate_size"], limits::WIDTH);
+pub(super) const QK_NORM: Key = key("", &["use_qk_norm"]);
+/// Layers at the end that draft tokens; GGUF counts them among the others.
+pub(super) const DRAFTS: Key = key("nextn_predict_layers", &["num_nextn_predict_layers"]);
 pub(super) const Q_RANK: Size = size("attention.q_lora_rank", &["q_lora_rank"], limits::WIDTH);
 pub(super) const KV_RANK: Size =
     size("attention.kv_lora_rank", &["kv_lora_rank"], limits::HEAD_DIM);
@@ -85,7 +88,8 @@ pub(super) const SHARED_FFN: Size = size(
     &["shared_expert_intermediate_size", "shared_intermediate_size"],
     limits::WIDTH,
 );
-pub(super) const DENSE_FIRST: Key = key("leading_dense_block_count", &["first_k_dense_replace"]);
+pub(super) const DENSE_FIRST: Key =
+    key("leading_dense_block_count", &["first_k_dense_replace", "num_dense_layers"]);
 pub(super) const SWIGLU_LIMIT: Key = key("swiglu_clamp_exp", &["swiglu_limit"]);
 
 pub(super) const ATTENTION_CAP: Key = key("attn_logit_softcapping", &["attn_logit_softcapping"]);
@@ -131,6 +135,10 @@ impl<'a> Keys<'a> {
         match self {
             Self::Gguf { arch, .. } => format!("{arch}.{}", key.gguf),
             Self::Json(json) => {
+                // All spellings are read: a file that has several says the same with them.
+                for name in key.json {
+                    let _ = json.get(name);
+                }
                 let there = key.json.iter().find(|name| json.map.contains_key(**name));
                 there.or(key.json.first()).map_or(key.gguf, |name| name).to_owned()
             }

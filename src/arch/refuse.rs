@@ -15,7 +15,7 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
     let refuse = |key: &str, value: &dyn std::fmt::Display| {
         Err(unsupported(format!("key \"{key}\": {value} is not supported with {}", row.name)))
     };
-    for key in ["attention_bias", "mlp_bias", "enable_moe_block"] {
+    for key in ["attention_bias", "mlp_bias"] {
         // qwen2 has its biases whatever the key says.
         if json.bool(key)? == Some(true) && !(row.qkv_bias && key.ends_with("bias")) {
             return refuse(key, &true);

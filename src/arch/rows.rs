@@ -2,6 +2,7 @@
 
 mod deepseek;
 mod gemma;
+mod glm;
 mod gpt_oss;
 mod liquid;
 mod llama;
@@ -117,6 +118,8 @@ pub(super) enum Recurrence {
 pub(super) enum QkNorm {
     None,
     PerHead,
+    /// In files that have the weights.
+    PerHeadIfThere,
     /// All heads together.
     Whole,
 }
@@ -175,7 +178,7 @@ pub(super) enum Mlp {
 
 /// Every row.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    [llama::ROWS, deepseek::ROWS, gpt_oss::ROWS, qwen::ROWS, gemma::ROWS, liquid::ROWS]
+    [llama::ROWS, deepseek::ROWS, glm::ROWS, gpt_oss::ROWS, qwen::ROWS, gemma::ROWS, liquid::ROWS]
         .into_iter()
         .flatten()
 }

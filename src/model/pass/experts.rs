@@ -28,6 +28,13 @@ impl Walk<'_> {
         mixer: &Experts<Loaded>,
     ) -> Result<(), Poisoned> {
         self.route(w, lane, at, mixer)?;
+        if mixer.router_norm.is_some() {
+            let kinds = match self.rows {
+                1 => self.graph.needs.kinds(self.graph.spec().hidden, Rows::Routed),
+                _ => Activation::F32.into(),
+            };
+            self.prepare(w, lane, &self.hidden(at.pre()), kinds)?;
+        }
         let mut routes = std::mem::take(&mut lane.routes);
         let done = self.routed(w, lane, at, mixer, &mut routes);
         lane.routes = routes;
@@ -42,7 +49,7 @@ impl Walk<'_> {
         at: At<'_>,
         mixer: &Experts<Loaded>,
     ) -> Result<(), Poisoned> {
-        let input = self.hidden(at.pre());
+        let input = self.hidden(mixer.router_norm.as_ref().or(at.pre()));
         let Linear { matrix: router, bias } = &mixer.router;
         let others = match self.rows {
             // Whichever experts are chosen, they read this one row.
@@ -57,6 +64,9 @@ impl Walk<'_> {
             self.product(w, lane, &input, router, claim, |row, product| {
                 if let Some(bias) = bias {
                     self.graph.kernels.add(product, &bias[first..][..product.len()]);
+                }
+                if mixer.router_scale != 1.0 {
+                    self.graph.kernels.scale(product, mixer.router_scale);
                 }
                 out.row(row)[..product.len()].copy_from_slice(product);
             });

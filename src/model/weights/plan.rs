@@ -278,8 +278,21 @@ impl<'a> Plan<'a> {
         let bank = (0..mixer.count).map(|i| self.expert(&mixer.bank, i)).collect::<Result<_>>()?;
         let all = (self.end - before) as u64;
         self.idle += all - all * mixer.used as u64 / mixer.count as u64;
-        let Experts { count, used, ffn, gating, selection, .. } = *mixer;
-        Ok(Experts { count, used, ffn, gating, selection, router, choice_bias, bank, biases })
+        let Experts { count, used, ffn, gating, selection, router_scale, .. } = *mixer;
+        Ok(Experts {
+            count,
+            used,
+            ffn,
+            gating,
+            selection,
+            router_norm: self.optional_norm(mixer.router_norm.as_ref())?,
+            router,
+            router_scale,
+            expert_scales: self.optional_vector(mixer.expert_scales.as_ref())?,
+            choice_bias,
+            bank,
+            biases,
+        })
     }
 
     fn expert(&mut self, [gate, up, down]: &[Slot; 3], index: usize) -> Result<Expert> {
