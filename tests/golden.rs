@@ -34,6 +34,7 @@ const CASES: &[&str] = &[
     "deepseek_v2_lite",
     "deepseek_v3",
     "qwen3_5",
+    "qwen3_5_moe",
     "lfm2",
     "gpt2",
     "phi3",
@@ -64,6 +65,9 @@ const OWN: &[&str] = &[
     "granite4_micro",
 ];
 
+/// Made by tests/fixtures/make.py, for everyone.
+const OWN: &[&str] = &["qwen2_moe", "glm4_moe", "lfm2_moe"];
+
 /// Of multimodal models.
 const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
@@ -90,6 +94,7 @@ const MIXTURES: &[&str] = &[
     "deepseek_v2_greedy",
     "deepseek_v2_lite",
     "deepseek_v3",
+    "qwen3_5_moe",
 ];
 
 /// Types of the quantised files that have kernels.

@@ -113,11 +113,17 @@ impl Decoder {
     ) -> Result<Option<Norm<Named>>> {
         match self.row.qk_norm {
             QkNorm::None => Ok(None),
-            QkNorm::PerHead | QkNorm::PerHeadRotated => {
+            QkNorm::PerHeadIfThere if !self.qk_norm_there(slots, part) => Ok(None),
+            QkNorm::PerHead | QkNorm::PerHeadRotated | QkNorm::PerHeadIfThere => {
                 self.norm(slots, part, heads.head_dim).map(Some)
             }
             QkNorm::Whole => self.norm(slots, part, all).map(Some),
         }
+    }
+
+    /// Whether the file says that it has the norm or, where it does not say, has it.
+    fn qk_norm_there(&self, slots: &Slots<'_>, part: &str) -> bool {
+        self.qk_norm.unwrap_or_else(|| slots.has(&format!("{part}.weight")))
     }
 
     fn value_norm(&self) -> Option<Norm<Named>> {

@@ -3,6 +3,7 @@
 mod cohere;
 mod deepseek;
 mod gemma;
+mod glm;
 mod gpt;
 mod gpt_oss;
 mod granite;
@@ -189,6 +190,8 @@ pub(super) enum QkNorm {
     PerHead,
     /// After rope.
     PerHeadRotated,
+    /// In files that have the weights.
+    PerHeadIfThere,
     /// All heads together.
     Whole,
 }
@@ -253,6 +256,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         gemma::ROWS,
         deepseek::ROWS,
         liquid::ROWS,
+        glm::ROWS,
         gpt::ROWS,
         gpt_oss::ROWS,
         microsoft::ROWS,

@@ -36,6 +36,29 @@ pub(super) const ROWS: &[Row] = &[
         ..QWEN3
     },
     QWEN3_5,
+    Row {
+        name: "qwen3_5_moe_text",
+        gguf: "qwen35moe",
+        experts: Some(Mixture { shared: Shared::Gated, ..MIXTURE }),
+        names: &[
+            ("post_attention_layernorm", "post_attention_norm"),
+            ("linear_attn.in_proj_qkv", "attn_qkv"),
+            ("linear_attn.in_proj_z", "attn_gate"),
+            ("linear_attn.in_proj_b", "ssm_beta"),
+            ("linear_attn.in_proj_a", "ssm_alpha"),
+            ("linear_attn.conv1d", "ssm_conv1d"),
+            ("linear_attn.A_log", "ssm_a"),
+            ("linear_attn.dt_bias", "ssm_dt.bias"),
+            ("linear_attn.norm", "ssm_norm"),
+            ("linear_attn.out_proj", "ssm_out"),
+            ("mlp.gate", "ffn_gate_inp"),
+            ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+            ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+            ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+            ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+        ],
+        ..QWEN3_5
+    },
 ];
 
 const QWEN2: Row = Row {
