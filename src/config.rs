@@ -243,6 +243,18 @@ pub enum RopeScaling {
         /// Whether the bounds between the bands are rounded outwards to whole pairs.
         truncate: bool,
     },
+    /// LongRoPE (<https://arxiv.org/abs/2402.13753>): one divisor per pair, by the context that a model
+    /// is loaded with.
+    Long {
+        /// `dim / 2` divisors for contexts up to `original_context`.
+        short: Vec<f32>,
+        /// And for longer ones.
+        long: Vec<f32>,
+        /// The context of pre-training.
+        original_context: usize,
+        /// The factor on cos and sin.
+        attention_factor: f32,
+    },
     /// One divisor per pair, from the tensor `rope_freqs.weight`.
     Factors(
         /// `dim / 2` divisors.
@@ -268,6 +280,12 @@ impl RopeScaling {
                 factor, original_context, beta_fast, beta_slow, attention_factor, ..
             } => {
                 [*factor, *beta_fast, *beta_slow, *attention_factor].into_iter().all(positive)
+                    && *original_context > 0
+            }
+            Self::Long { short, long, original_context, attention_factor } => {
+                [short, long].into_iter().all(|factors| factors.len() == dim / 2)
+                    && short.iter().chain(long).copied().all(positive)
+                    && positive(*attention_factor)
                     && *original_context > 0
             }
             Self::Factors(factors) => {

@@ -5,6 +5,7 @@
 //! synthetic models and the memory needed all follow from it: a layer's tensors are written down
 //! once, in [`crate::arch`].
 
+mod latent;
 mod recurrent;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use goldcrest_kernels::Nonlinearity;
 
 use crate::config::Rope;
 use crate::error::Result;
+pub(crate) use latent::{Latent, LatentHeads};
 pub(crate) use recurrent::{Convolution, Decay, DeltaHeads, DeltaNet, ShortConv};
 
 /// What stands for a tensor at a stage of a model's life.
@@ -25,6 +27,8 @@ pub(crate) trait Stage {
     type Rows: fmt::Debug;
     /// Gate, up and down matrices of all experts of a layer.
     type Bank: fmt::Debug;
+    /// A matrix of each head.
+    type Heads: fmt::Debug;
 }
 
 /// The stage of names and shapes.
@@ -36,6 +40,7 @@ impl Stage for Named {
     type Vector = Slot;
     type Rows = Slot;
     type Bank = [Slot; 3];
+    type Heads = Slot;
 }
 
 /// A tensor that a model needs.
@@ -57,9 +62,12 @@ pub(crate) struct Slot {
 pub(crate) struct Part {
     /// GGUF name.
     pub(crate) tensor: String,
-    /// Rows of the whole tensor.
-    pub(crate) of: usize,
+    /// Of the whole tensor.
+    pub(crate) shape: Vec<usize>,
     pub(crate) rows: RowMap,
+    /// The tensor's columns are meant: it has the transposed matrix, or that of each expert or head,
+    /// one every so many rows.
+    pub(crate) transposed: Option<usize>,
 }
 
 /// Which rows of a tensor are those of a matrix: runs of `run`, one every `step` rows.
@@ -83,9 +91,14 @@ impl RowMap {
 }
 
 impl Slot {
-    /// The name of one expert's matrix, where each has a tensor of its own.
+    /// The name of one expert's or head's matrix, where each has a tensor of its own.
     pub(crate) fn expert_name(&self, expert: usize) -> String {
-        self.name.replacen("_exps.", &format!(".{expert}."), 1)
+        let (from, to) = if self.name.contains("_exps.") {
+            ("_exps.", format!(".{expert}."))
+        } else {
+            (".weight", format!(".{expert}.weight"))
+        };
+        self.name.replacen(from, &to, 1)
     }
 }
 
@@ -98,6 +111,8 @@ pub(crate) struct Spec<S: Stage> {
     pub(crate) hidden: usize,
     /// The embedding; `None` where the head's matrix is it, too.
     pub(crate) embed: Option<S::Rows>,
+    /// `[context, hidden]`: added to the embedding by position.
+    pub(crate) positions: Option<S::Rows>,
     /// A factor on the embedding.
     pub(crate) embed_scale: f32,
     /// What each layer gets of a token beside the residual stream.
@@ -141,6 +156,7 @@ impl<S: Stage> Spec<S> {
     pub(crate) fn attentions(&self) -> impl Iterator<Item = Heads> {
         self.mixers().filter_map(|mixer| match mixer {
             Mixer::Attention(attention) => attention.kv.is_some().then_some(attention.heads),
+            Mixer::Latent(latent) => Some(latent.heads.kept()),
             _ => None,
         })
     }
@@ -201,6 +217,7 @@ pub(crate) struct Norm<S: Stage> {
 #[derive(Debug)]
 pub(crate) enum Mixer<S: Stage> {
     Attention(Box<Attention<S>>),
+    Latent(Box<Latent<S>>),
     DeltaNet(Box<DeltaNet<S>>),
     ShortConv(ShortConv<S>),
     Dense(Dense<S>),
@@ -239,12 +256,32 @@ pub(crate) struct Attention<S: Stage> {
     pub(crate) kept: usize,
     /// Whether `q_norm` and `k_norm` are over all heads together, not over each.
     pub(crate) norms_whole: bool,
+    /// Whether they come after the rotation.
+    pub(crate) norms_last: bool,
+    /// On rotated queries, by position.
+    pub(crate) temperature: Option<Temperature>,
     /// Whether what a head attends to is multiplied by the sigmoid of its gate.
     pub(crate) gated: bool,
+    /// `[n_heads]`: a score that no position has.
+    pub(crate) sinks: Option<S::Vector>,
     /// `[hidden, n_heads * head_dim]`
     pub(crate) output: Linear<S>,
     /// Which of the model's rotations.
     pub(crate) rope: Option<usize>,
+}
+
+/// 1 + beta ln(1 + floor(position / step))
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Temperature {
+    pub(crate) beta: f32,
+    pub(crate) step: usize,
+}
+
+impl Temperature {
+    pub(crate) fn at(self, position: usize) -> f32 {
+        let steps = (1 + position / self.step) as f64;
+        (1.0 + f64::from(self.beta) * libm::log(steps)) as f32
+    }
 }
 
 /// What makes the keys and values.
@@ -272,6 +309,8 @@ pub(crate) struct Heads {
     pub(crate) n_heads: usize,
     pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// Of a value in the cache.
+    pub(crate) value_dim: usize,
     /// How many positions a token sees, itself included; `None` sees all.
     pub(crate) window: Option<usize>,
     /// The factor on the products of queries and keys.
@@ -305,6 +344,8 @@ pub(crate) struct Dense<S: Stage> {
     pub(crate) up: Up<S>,
     /// `[hidden, ffn]`
     pub(crate) down: Linear<S>,
+    /// `[1, hidden]`: the sigmoid of its product with a row is a factor on what the layer makes.
+    pub(crate) gate: Option<S::Matrix>,
 }
 
 /// The first product of a feed-forward layer; `[ffn, hidden]` each.
@@ -324,18 +365,72 @@ impl<S: Stage> Up<S> {
     }
 }
 
-/// The sum of what the likeliest experts, each as [`Dense`], make of a row, by their probability.
+/// The sum of what the chosen experts, each as [`Dense`], make of a row, by their weights.
 #[derive(Debug)]
 pub(crate) struct Experts<S: Stage> {
     pub(crate) count: usize,
     pub(crate) used: usize,
     pub(crate) ffn: usize,
-    pub(crate) act: Nonlinearity,
-    /// Whether the probabilities of the chosen ones are made to sum to 1.
-    pub(crate) renormalise: bool,
+    pub(crate) gating: Gating,
+    pub(crate) selection: Selection,
+    /// Of what the router reads, where that is not what the experts read.
+    pub(crate) router_norm: Option<Norm<S>>,
     /// `[count, hidden]`
-    pub(crate) router: S::Matrix,
+    pub(crate) router: Linear<S>,
+    /// On the router's products.
+    pub(crate) router_scale: f32,
+    /// `[count]`: factors on the weights of the chosen.
+    pub(crate) expert_scales: Option<S::Vector>,
+    /// `[count]`: added to the scores for the choice alone.
+    pub(crate) choice_bias: Option<S::Vector>,
     pub(crate) bank: S::Bank,
+    /// Of gate, up and down: `[count, ffn]` twice, `[count, hidden]`.
+    pub(crate) biases: Option<[S::Vector; 3]>,
+}
+
+/// What becomes of an expert's gate and up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Gating {
+    /// act(gate) * up
+    By(Nonlinearity),
+    /// gate * sigmoid(1.702 gate) * (up + 1), both within a limit.
+    Clamped { limit: f32 },
+}
+
+/// How a router's products become experts and their weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Selection {
+    pub(crate) scores: Scores,
+    /// Only experts of the best groups are chosen.
+    pub(crate) groups: Option<Groups>,
+    /// Whether the scores of the chosen ones are made to sum to 1.
+    pub(crate) renormalise: bool,
+    /// A factor on the weights.
+    pub(crate) scale: f32,
+}
+
+/// What turns a router's products into scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scores {
+    Softmax,
+    Sigmoid,
+}
+
+/// Experts in groups of equal size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Groups {
+    pub(crate) count: usize,
+    pub(crate) used: usize,
+    pub(crate) ranked_by: RankedBy,
+}
+
+/// What ranks a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RankedBy {
+    /// Its best expert.
+    Best,
+    /// The sum of its two best.
+    BestTwo,
 }
 
 /// Makes the slots of a model, and shows each to whoever wants to know: the number of layers is the
@@ -368,7 +463,7 @@ impl<'v> Slots<'v> {
 
     /// Whether the file has this tensor: where nothing else says what a model is made of.
     pub(crate) fn has(&self, part: &str) -> bool {
-        (self.has)(&format!("{}{part}", self.prefix))
+        (self.has)(&self.name(part))
     }
 
     /// The slots from here on are of layer `index`.
@@ -402,10 +497,21 @@ impl<'v> Slots<'v> {
     ) -> Result<Slot> {
         let fused = fused.map(|Fused { part, of, rows }| Part {
             tensor: format!("{}{part}.{kind}", self.prefix),
-            of: *of,
+            shape: std::iter::once(*of).chain(shape[1..].iter().copied()).collect(),
             rows: *rows,
+            transposed: None,
         });
         self.slot(&format!("{part}.{kind}"), shape, 0.0, fused)
+    }
+
+    /// `part`, the name without the layer, or what `other` says of a file that has no such tensor.
+    pub(crate) fn or_part(&mut self, part: &str, shape: &[usize], other: Part) -> Result<Slot> {
+        self.slot(part, shape, 0.0, Some(other))
+    }
+
+    /// The whole name of a tensor.
+    pub(crate) fn name(&self, part: &str) -> String {
+        format!("{}{part}", self.prefix)
     }
 
     fn slot(
@@ -415,7 +521,7 @@ impl<'v> Slots<'v> {
         plus: f32,
         fused: Option<Part>,
     ) -> Result<Slot> {
-        let name = format!("{}{part}", self.prefix);
+        let name = self.name(part);
         let slot = Slot { name, shape: shape.to_vec(), plus, part: fused };
         (self.visit)(&slot)?;
         Ok(slot)

@@ -81,6 +81,7 @@ fn kernels_are_listed() {
         "{list}"
     );
     for isa in Isa::supported() {
-        assert!(list.contains(&format!("{isa}-matvec-q8_0")), "{isa}");
+        assert!(list.contains(&format!("{isa}-matvec-q8_0\n")), "{isa}");
+        assert!(list.contains(&format!("{isa}-matvec-iq3_s  (slower decode)\n")), "{isa}");
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::reference::{Reference, json, max_difference, relative_rmse};
 use common::{assets, continued, greedy_past_ends};
-use goldcrest::{KvType, Model};
+use goldcrest::{Format, KvType, Model};
 
 const CASES: &[&str] = &[
     "llama",
@@ -27,25 +27,80 @@ const CASES: &[&str] = &[
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",
+    "gpt_oss",
+    "gpt_oss_truncate",
+    "deepseek_v2",
+    "deepseek_v2_greedy",
+    "deepseek_v2_lite",
+    "deepseek_v3",
     "qwen3_5",
     "lfm2",
+    "gpt2",
+    "phi3",
+    "phi3_longrope",
+];
+
+/// Made by tests/fixtures/make.py, for everyone.
+const OWN: &[&str] = &[
+    "gemma4_moe",
+    "gpt_neox",
+    "gpt_neox_sequential",
+    "phi",
+    "cohere",
+    "cohere2",
+    "ernie4_5",
+    "exaone4",
+    "exaone4_full",
+    "glm4",
+    "granite",
+    "hunyuan_v1_dense",
+    "ministral3",
+    "olmo2",
+    "olmo3",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+    "phi4_mini",
+    "granite4_micro",
 ];
 
 /// Of multimodal models.
 const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
-const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "gemma4", "qwen3_moe"];
+const NOT_IN_GGUF: &[&str] = &[
+    "mistral",
+    "gemma2",
+    "gemma3_p4",
+    "gemma4",
+    "qwen3_moe",
+    "gpt_oss",
+    "deepseek_v2",
+    "deepseek_v2_lite",
+];
 
 /// Of experts.
-const MIXTURES: &[&str] = &["qwen3_moe", "qwen3_moe_sparse", "mixtral"];
+const MIXTURES: &[&str] = &[
+    "qwen3_moe",
+    "qwen3_moe_sparse",
+    "mixtral",
+    "gpt_oss",
+    "gpt_oss_truncate",
+    "deepseek_v2",
+    "deepseek_v2_greedy",
+    "deepseek_v2_lite",
+    "deepseek_v3",
+];
 
 /// Types of the quantised files that have kernels.
-const FORMATS: &[&str] =
-    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K"];
+const FORMATS: &[&str] = &[
+    "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S",
+    "Q2_K", "Q3_K_M", "IQ4_NL", "IQ4_XS",
+];
 
+/// For the context that the reference had: LongRoPE goes by it.
 fn load(path: &Path, kv: KvType) -> Model {
-    Model::loader(path).threads(2).kv(kv).load().unwrap_or_else(|e| panic!("{e}"))
+    Model::loader(path).context(128).threads(2).kv(kv).load().unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn logits(model: &Model, golden: &Reference) -> Vec<f32> {
@@ -109,6 +164,21 @@ fn float_weights_give_the_golden_logits() {
     }
 }
 
+/// In F16, which is what the reference computed with.
+#[test]
+fn our_own_cases_give_their_golden_logits() {
+    for case in OWN {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case);
+        let v5 = with_v5_config(&folder);
+        check(case, &folder, &folder);
+        check(case, &folder, v5.path());
+        let gguf = json(folder.join("meta.json"))["gguf"].as_str().unwrap().to_owned();
+        if gguf.ends_with(".gguf") {
+            check(case, &folder, &folder.join(gguf));
+        }
+    }
+}
+
 /// What is not of their text is skipped by name.
 #[test]
 fn multimodal_checkpoints_run_as_their_text() {
@@ -142,10 +212,10 @@ fn eight_bit_keys_and_values_are_close() {
         let ours = logits(&load(&folder, KvType::Q8_0), &golden);
         let error = relative_rmse(&ours, &logits(&load(&folder, KvType::F32), &golden));
         eprintln!("{case}: q8_0 KV {error:.5}");
-        // In a mixture a small change of a row can choose other experts for it.
+        // In a mixture a small change of a row can choose other experts, or groups of them, for it.
         // Gemma 4 does not scale its scores down, and with them errors of keys.
         let coarse = MIXTURES.contains(case) || case.starts_with("gemma4");
-        let bound = if coarse { 0.1 } else { 0.02 };
+        let bound = if coarse { 0.15 } else { 0.02 };
         assert!(error < bound, "{case}: {error}");
     }
 }
@@ -177,7 +247,17 @@ fn quantising_on_load_is_close_to_the_float_model() {
         let folder = assets.join("golden").join(case);
         let golden = Reference::open(folder.join("golden.safetensors"));
         let want = golden.floats("logits");
-        for (format, bound) in [(goldcrest::Format::Q8_0, 0.06), (goldcrest::Format::Q4_0, 0.6)] {
+        for (format, bound) in [
+            (Format::Q8_0, 0.06),
+            (Format::Q6_K, 0.1),
+            (Format::Q5_K, 0.2),
+            (Format::Q4_K, 0.4),
+            (Format::Q4_0, 0.6),
+            (Format::IQ4_NL, 0.4),
+            (Format::MXFP4, 0.6),
+            (Format::Q3_K, 0.8),
+            (Format::Q2_K, 1.2),
+        ] {
             let model = Model::loader(&folder).quantize(format).kv(KvType::F32).load().unwrap();
             let error = relative_rmse(&logits(&model, &golden), &want);
             eprintln!("{case} --quant {format}: {error:.4}");

@@ -4,12 +4,12 @@ use std::marker::PhantomData;
 
 use crate::PANEL_ROWS;
 use crate::activation::{self, Activation, Place, Rows};
-use crate::attention::{self, Attend, AttendOut, HeadRowsMut};
+use crate::attention::{self, Attend, AttendOut, HeadRowsMut, Merge};
 use crate::extent::{extent, holds};
 use crate::format::{self, Format, formats};
 use crate::isa::{Isa, instruction_sets};
 use crate::kv::{self, KvLayout};
-use crate::matmul::{self, Args};
+use crate::matmul::{self, Args, MatmulFn, decoded};
 use crate::ops::{self, Nonlinearity, RopeStyle};
 use crate::recurrent::{self, Delta, GateOrder, Scan};
 use crate::simd::*;
@@ -54,8 +54,6 @@ const ROW_BLOCK: usize = 24;
 /// Units of a chunk come in multiples of this, so that they are unpacked some at a time.
 const UNIT_STEP: usize = 8;
 
-type MatmulFn = unsafe fn(&Args);
-
 /// The ops beside the products: name, arguments, and the generic function behind it. An op is one
 /// row here; the table's field, the entry point of each instruction set and the safe method
 /// follow from it.
@@ -96,6 +94,12 @@ macro_rules! ops {
         /// # Panics
         /// If `pairs` has not two whole vectors for every sixteen elements of `out`.
         fn gated(f: Nonlinearity, pairs: &[f32], out: &mut [f32]) = ops::gated;
+        /// `out = gate * sigmoid(1.702 gate) * (up + 1)` of `pairs` as [`gated`](Self::gated) has
+        /// them, with gates of at most `limit` and factors within `limit` of 0.
+        ///
+        /// # Panics
+        /// As [`gated`](Self::gated).
+        fn gated_clamped(limit: f32, pairs: &[f32], out: &mut [f32]) = ops::gated_clamped;
         /// `x = f(x)`, element by element.
         fn activate(f: Nonlinearity, x: &mut [f32]) = ops::activate;
         /// `acc += x`, element by element.
@@ -146,9 +150,10 @@ macro_rules! ops {
         /// Folds the partial results of chunks, in order, into finished rows.
         ///
         /// # Panics
-        /// If a length does not fit.
-        fn attend_merge(head_dim: usize, group: usize, positions: usize, chunks: usize,
-            partials: &[f32], out: HeadRowsMut<'_>, scratch: &mut [f32]) = attention::attend_merge;
+        /// If a length does not fit, or `scratch` is shorter than
+        /// [`partial_len`](crate::partial_len).
+        fn attend_merge(merge: &Merge<'_>, out: HeadRowsMut<'_>, scratch: &mut [f32])
+            = attention::attend_merge;
         /// Moves the state of one head, [`state_len(d_k, d_v)`](crate::state_len), past some tokens
         /// by the gated delta rule, and writes what each reads there; see [`Delta`].
         ///
@@ -220,7 +225,10 @@ macro_rules! product_entries {
     ($features:tt, $token:expr, $max:literal, $from:literal, $fused:literal;
      floats {
         $($(#[$float_doc:meta])* $number:ident $float_file:ident $float:ident $unfused:ident;)*
-     } codes { $($(#[$doc:meta])* $format:ident $code:ident;)* }) => {
+     } codes { $($(#[$doc:meta])* $format:ident $code:ident;)*
+     } decoded as $decoded_fused:ident $decoded_unfused:ident {
+        $($(#[$decoded_doc:meta])* $decoded:ident $decoded_file:ident;)*
+     }) => {
         $(product_entries!(@one $features, $token,
             $float matmul $float_file::$number, $max $fused);)*
         $(product_entries!(@one $features, $token,
@@ -228,9 +236,12 @@ macro_rules! product_entries {
         $(product_entries!(@one $features, $token,
             $code matmul_codes $code::$format, $max $from);)*
 
-        const FUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] = [$($float,)* $($code,)*];
-        const UNFUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] = [$($unfused,)* $($code,)*];
+        const FUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] =
+            [$($float,)* $($code,)* $(product_entries!(@of $decoded $decoded_fused),)*];
+        const UNFUSED_PRODUCTS: [MatmulFn; Format::ALL.len()] =
+            [$($unfused,)* $($code,)* $(product_entries!(@of $decoded $decoded_unfused),)*];
     };
+    (@of $format:ident $entry:ident) => { $entry };
     (@one [$($feature:tt),*], $token:expr,
      $name:ident $product:ident $file:ident::$format:ident, $first:literal $second:literal) => {
         $(#[target_feature(enable = $feature)])*
@@ -384,8 +395,10 @@ impl Kernels {
         assert!(x.rows == out.rows, "{} rows to {}", x.rows, out.rows);
         assert!(x.group == self.group, "groups of {}, not {}", x.group, self.group);
         // What passes by all panels should stay in the second-level cache: some rows of floats,
-        // or some units of all rows.
-        let (rows, chunk) = if x.kind == Activation::F32 {
+        // or some units of all rows (which `decoded` cuts by itself).
+        let (rows, chunk) = if format.is_decoded() {
+            (usize::MAX, usize::MAX)
+        } else if x.kind == Activation::F32 {
             ((ROW_BLOCK_BYTES / x.stride / ROW_BLOCK * ROW_BLOCK).max(ROW_BLOCK), usize::MAX)
         } else {
             let chunk = ROW_BLOCK_BYTES / (x.rows * x.kind.record_bytes()).max(1);
@@ -405,9 +418,16 @@ impl Kernels {
                 out_stride: out.stride,
                 cols: out.cols,
             };
+            let product = self.matmul[format as usize];
             // SAFETY: the lengths are checked above; `self` is handed out only where the CPU has
             // its instruction set.
-            unsafe { (self.matmul[format as usize])(&args) }
+            unsafe {
+                if format.is_decoded() {
+                    decoded::matmul(product, format.entry(), &args);
+                } else {
+                    product(&args);
+                }
+            }
         }
     }
 }

@@ -4,7 +4,17 @@
 //! little-endian. `dequantize` here is the naive reference that kernels are tested against.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the contract of every kernel is `Args`'")]
 
+mod codebooks;
 pub(crate) mod float;
+pub(crate) mod iq1;
+pub(crate) mod iq2;
+pub(crate) mod iq3;
+pub(crate) mod iq4_nl;
+pub(crate) mod iq4_xs;
+pub(crate) mod mxfp4;
+pub(crate) mod nvfp4;
+pub(crate) mod q2_k;
+pub(crate) mod q3_k;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
@@ -13,6 +23,7 @@ pub(crate) mod q5_1;
 pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
+mod quantize;
 
 use std::fmt;
 
@@ -21,7 +32,8 @@ use crate::extent::whole_lines;
 use crate::panel::Stack;
 
 /// The formats, a row each. Of floats: name, file, entry points fused and unfused; of codes: name
-/// and file, which is the entry point's name too. Everything else follows from the row.
+/// and file, which is the entry point's name too; of those that are decoded before they are
+/// multiplied, as F32: name and file. Everything else follows from the row.
 macro_rules! formats {
     ($then:ident $($with:tt)*) => { $then! { $($with)*
         floats {
@@ -49,6 +61,34 @@ macro_rules! formats {
             Q5_K q5_k;
             /// 6 bits, 8-bit scale per 16, in blocks of 256.
             Q6_K q6_k;
+            /// 4 bits for sixteen uneven values, a scale per 32.
+            IQ4_NL iq4_nl;
+            /// 4-bit floats, a power of two per 32.
+            MXFP4 mxfp4;
+            /// 2 bits, 4-bit scale and minimum per 16, in blocks of 256.
+            Q2_K q2_k;
+            /// 3 bits, 6-bit scale per 16, in blocks of 256.
+            Q3_K q3_k;
+            /// 4 bits for sixteen uneven values, 6-bit scale per 32, in blocks of 256.
+            IQ4_XS iq4_xs;
+        }
+        decoded as f32 f32_unfused {
+            /// 1 bit and a half, from a codebook of eights, a scale per 32.
+            IQ1_S iq1;
+            /// 1 bit and three quarters, from a codebook of eights, a scale per 16.
+            IQ1_M iq1;
+            /// 2 bits, from a codebook of eights with signs, a scale per 32.
+            IQ2_XXS iq2;
+            /// 2 bits, from a codebook of eights with signs, a scale per 16.
+            IQ2_XS iq2;
+            /// 2 bits, from a larger codebook of eights with signs, a scale per 16.
+            IQ2_S iq2;
+            /// 3 bits, from a codebook of fours with signs, a scale per 32.
+            IQ3_XXS iq3;
+            /// 3 bits, from a larger codebook of fours with signs, a scale per 32.
+            IQ3_S iq3;
+            /// Floats of 4 bits, a scale of 8 bits per 16.
+            NVFP4 nvfp4;
         }
     } };
 }
@@ -67,6 +107,8 @@ pub(crate) trait Definition {
     const UNIT: (usize, usize);
     const ACTIVATION: Activation;
     const QUANTIZE: Option<Quantize> = None;
+    /// See [`Format::is_decoded`].
+    const DECODED: bool = false;
 
     /// The values of a block.
     fn dequantize(block: &[u8], out: &mut [f32]);
@@ -84,6 +126,7 @@ pub(crate) struct Entry {
     pub(crate) unit: (usize, usize),
     activation: Activation,
     quantize: Option<Quantize>,
+    decoded: bool,
     dequantize: fn(&[u8], &mut [f32]),
     pub(crate) pack: fn(&Stack<'_>, &mut [u8]),
     pub(crate) unpack: fn(&[u8], usize, &mut [f32]),
@@ -98,6 +141,7 @@ impl Entry {
             unit: D::UNIT,
             activation: D::ACTIVATION,
             quantize: D::QUANTIZE,
+            decoded: D::DECODED,
             dequantize: |row, out| {
                 let blocks = row.chunks_exact(D::BLOCK.1);
                 blocks.zip(out.chunks_exact_mut(D::BLOCK.0)).for_each(|(b, x)| D::dequantize(b, x));
@@ -114,7 +158,10 @@ impl Entry {
 macro_rules! format_type {
     (floats {
         $($(#[$float_doc:meta])* $float:ident $float_file:ident $fused:ident $unfused:ident;)*
-    } codes { $($(#[$doc:meta])* $code:ident $file:ident;)* }) => {
+    } codes { $($(#[$doc:meta])* $code:ident $file:ident;)*
+    } decoded as $float_fused:ident $float_unfused:ident {
+        $($(#[$decoded_doc:meta])* $decoded:ident $decoded_file:ident;)*
+    }) => {
         /// A weight format that has kernels, in GGUF spelling.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[expect(non_camel_case_types, reason = "formats keep the GGUF spelling")]
@@ -122,16 +169,19 @@ macro_rules! format_type {
         pub enum Format {
             $($(#[$float_doc])* $float,)*
             $($(#[$doc])* $code,)*
+            $($(#[$decoded_doc])* $decoded,)*
         }
 
         impl Format {
             /// Every format.
-            pub const ALL: &'static [Self] = &[$(Self::$float,)* $(Self::$code,)*];
+            pub const ALL: &'static [Self] =
+                &[$(Self::$float,)* $(Self::$code,)* $(Self::$decoded,)*];
 
             pub(crate) const fn entry(self) -> &'static Entry {
                 const ENTRIES: &[Entry] = &[
                     $(Entry::of::<$float_file::$float>(stringify!($float)),)*
                     $(Entry::of::<$file::$code>(stringify!($code)),)*
+                    $(Entry::of::<$decoded_file::$decoded>(stringify!($decoded)),)*
                 ];
                 &ENTRIES[self as usize]
             }
@@ -179,6 +229,12 @@ impl Format {
         whole_lines(k.div_ceil(len), bytes)
     }
 
+    /// Whether its products decode the blocks to floats first, by plain code: slower than the
+    /// formats with kernels of their own.
+    pub const fn is_decoded(self) -> bool {
+        self.entry().decoded
+    }
+
     /// The form that activations take against this format.
     pub const fn activation(self) -> Activation {
         self.entry().activation
@@ -193,12 +249,15 @@ impl Format {
         (self.entry().dequantize)(row, out);
     }
 
+    /// Whether there is a quantiser to this format.
+    pub const fn can_quantize(self) -> bool {
+        self.entry().quantize.is_some()
+    }
+
     /// Quantises a row into the file's layout, to the bytes that ggml's reference gives.
     ///
-    /// Formats that the engine quantises to on load: F32, F16, BF16, Q8_0, Q4_0.
-    ///
     /// # Errors
-    /// [`NoQuantizer`] for another format.
+    /// [`NoQuantizer`] for a format that [`can_quantize`](Self::can_quantize) denies.
     ///
     /// # Panics
     /// If `out` is not exactly the bytes of `row.len()` values.
@@ -229,7 +288,7 @@ impl fmt::Display for NoQuantizer {
 
 impl std::error::Error for NoQuantizer {}
 
-/// Bytes of a block as `ggml-common.h` has them, and of a unit, which for codes begins on a cache line.
+/// Bytes of a block as `ggml-common.h` has them, and of a unit.
 const _: () = {
     use Format::*;
     let known = [
@@ -244,6 +303,19 @@ const _: () = {
         (Q4_K, 144, 2368),
         (Q5_K, 176, 2880),
         (Q6_K, 210, 3392),
+        (IQ4_NL, 18, 576),
+        (MXFP4, 17, 544),
+        (Q2_K, 84, 1344),
+        (Q3_K, 110, 1792),
+        (IQ4_XS, 136, 2240),
+        (IQ1_S, 50, 800),
+        (IQ1_M, 56, 896),
+        (IQ2_XXS, 66, 1056),
+        (IQ2_XS, 74, 1184),
+        (IQ2_S, 82, 1312),
+        (IQ3_XXS, 98, 1568),
+        (IQ3_S, 110, 1760),
+        (NVFP4, 36, 576),
     ];
     let mut i = 0;
     while i < known.len() {

@@ -5,7 +5,7 @@
 //! keys      | panel 0            | panel 1            | ...
 //!             scales, then codes [head_dim][16]          a lane is a position
 //! values    | panel 0            | panel 1            | ...
-//!             scales, then codes [16][head_dim rounded up to 16]   a lane is a dimension
+//!             scales, then codes [16][value_dim rounded up to 16]  a lane is a dimension
 //! ```
 //!
 //! Scores then need no horizontal sum, and neither does the product with the values. Only
@@ -46,13 +46,14 @@ pub(crate) const MAX_HEAD_DIM: usize = usize::MAX >> 8;
 pub struct KvLayout {
     ty: KvType,
     head_dim: usize,
+    value_dim: usize,
     positions: usize,
     /// The chunks of a ring.
     ring: Option<NonZero<usize>>,
 }
 
 impl KvLayout {
-    /// Room for `positions` positions of `head_dim` elements.
+    /// Room for `positions` positions, whose keys and values have `head_dim` elements each.
     ///
     /// # Panics
     /// If `head_dim` is 0 or odd, or the keys and values do not fit in memory.
@@ -71,14 +72,31 @@ impl KvLayout {
     /// If `head_dim` is 0 or odd.
     #[track_caller]
     pub const fn try_new(ty: KvType, head_dim: usize, positions: usize) -> Option<Self> {
+        Self::try_unequal(ty, head_dim, head_dim, positions)
+    }
+
+    /// As [`try_new`](Self::try_new), for keys of `head_dim` and values of `value_dim` elements.
+    ///
+    /// # Panics
+    /// If `head_dim` is 0 or odd, or `value_dim` is 0.
+    #[track_caller]
+    pub const fn try_unequal(
+        ty: KvType,
+        head_dim: usize,
+        value_dim: usize,
+        positions: usize,
+    ) -> Option<Self> {
         assert!(head_dim > 0 && head_dim.is_multiple_of(2), "head_dim is even");
-        if head_dim > MAX_HEAD_DIM {
+        assert!(value_dim > 0, "values have elements");
+        if head_dim > MAX_HEAD_DIM || value_dim > MAX_HEAD_DIM {
             return None;
         }
-        let layout = Self { ty, head_dim, positions, ring: None };
-        // Values are the longer. Half the address space each, so that the sum of both fits, too.
-        let (panels, bytes) = (positions.div_ceil(LANES), layout.v_panel_bytes());
-        if holds(isize::MAX as usize, panels, bytes, bytes) { Some(layout) } else { None }
+        let layout = Self { ty, head_dim, value_dim, positions, ring: None };
+        // Half the address space each, so that the sum of both fits, too.
+        let (panels, k, v) =
+            (positions.div_ceil(LANES), layout.k_panel_bytes(), layout.v_panel_bytes());
+        let longer = if k > v { k } else { v };
+        if holds(isize::MAX as usize, panels, longer, longer) { Some(layout) } else { None }
     }
 
     /// A ring of `positions` positions, for layers that see a window: position p lies at
@@ -103,9 +121,14 @@ impl KvLayout {
         self.ty
     }
 
-    /// Elements of a key, and of a value.
+    /// Elements of a key.
     pub const fn head_dim(self) -> usize {
         self.head_dim
+    }
+
+    /// Elements of a value.
+    pub const fn value_dim(self) -> usize {
+        self.value_dim
     }
 
     /// Positions that there is room for.
@@ -163,27 +186,36 @@ impl KvLayout {
         }
     }
 
-    /// Bytes of the scales that begin a panel.
-    pub(crate) const fn scale_bytes(self) -> usize {
+    /// Bytes of the scales that begin a panel of keys.
+    pub(crate) const fn k_scale_bytes(self) -> usize {
+        self.scale_bytes(self.head_dim)
+    }
+
+    /// Bytes of the scales that begin a panel of values.
+    pub(crate) const fn v_scale_bytes(self) -> usize {
+        self.scale_bytes(self.value_dim)
+    }
+
+    const fn scale_bytes(self, dim: usize) -> usize {
         match self.ty {
             KvType::F32 | KvType::F16 => 0,
-            KvType::Q8_0 => self.head_dim.div_ceil(BLOCK) * LANES * 2,
+            KvType::Q8_0 => dim.div_ceil(BLOCK) * LANES * 2,
         }
     }
 
     /// Bytes of sixteen keys.
     pub const fn k_panel_bytes(self) -> usize {
-        (self.scale_bytes() + LANES * self.head_dim * self.code_bytes()).next_multiple_of(64)
+        (self.k_scale_bytes() + LANES * self.head_dim * self.code_bytes()).next_multiple_of(64)
     }
 
     /// Bytes of sixteen values.
     pub const fn v_panel_bytes(self) -> usize {
-        (self.scale_bytes() + LANES * self.v_row() * self.code_bytes()).next_multiple_of(64)
+        (self.v_scale_bytes() + LANES * self.v_row() * self.code_bytes()).next_multiple_of(64)
     }
 
     /// Elements from one value to the next within a panel.
     pub(crate) const fn v_row(self) -> usize {
-        self.head_dim.next_multiple_of(LANES)
+        self.value_dim.next_multiple_of(LANES)
     }
 
     #[inline(always)]
@@ -198,7 +230,8 @@ impl KvLayout {
     #[track_caller]
     fn check_row(self, pos: usize, k: &[f32], v: &[f32]) {
         assert!(self.is_ring() || pos < self.positions, "position {pos} of {}", self.positions);
-        assert!(k.len() == self.head_dim && v.len() == self.head_dim, "lengths of k and v");
+        let fits = k.len() == self.head_dim && v.len() == self.value_dim;
+        assert!(fits, "lengths of k and v");
     }
 }
 
@@ -332,25 +365,24 @@ unsafe fn store<S: Simd, C: Code, U: Copy>(
 ) {
     const { assert!(size_of::<U>() == C::BYTES) };
     let (panel, lane) = (layout.panel(pos), pos % LANES);
-    // SAFETY: the regions hold the panel of `pos`, `d + n <= head_dim`, and the codes of a block, in
+    // SAFETY: the regions hold the panel of `pos`, `d + n` is at most the length of a row, and the codes of a block, in
     // the buffer, are `BLOCK` elements of at most 4 bytes.
     unsafe {
         let k_at = k_region.as_mut_ptr().add(panel * layout.k_panel_bytes());
         let v_at = v_region.as_mut_ptr().add(panel * layout.v_panel_bytes());
-        let k_codes = k_at.add(layout.scale_bytes()).cast::<U>();
-        let v_codes = v_at.add(layout.scale_bytes()).cast::<U>();
+        let k_codes = k_at.add(layout.k_scale_bytes()).cast::<U>();
+        let v_codes = v_at.add(layout.v_scale_bytes()).cast::<U>();
+        let mut codes = [0u8; BLOCK * 4];
+        // Taken once: to borrow the buffer again would end what the pointer may do.
+        let codes = codes.as_mut_ptr();
+        let from = codes.cast::<U>();
         let mut d = 0;
         while d < layout.head_dim {
             let n = if layout.head_dim - d < BLOCK { layout.head_dim - d } else { BLOCK };
-            let scale_at = (d / BLOCK * LANES + lane) * 2;
-            let mut codes = [0u8; BLOCK * 4];
-            // Taken once: to borrow the buffer again would end what the pointer may do.
-            let codes = codes.as_mut_ptr();
-            let from = codes.cast::<U>();
-
             let scale = encode::<S, C>(s, k.as_ptr().add(d), n, codes);
             if C::SCALED {
-                k_at.add(scale_at).cast::<u16>().write_unaligned(scale);
+                let at = k_at.add((d / BLOCK * LANES + lane) * 2);
+                at.cast::<u16>().write_unaligned(scale);
             }
             let mut i = 0;
             while i < n {
@@ -358,10 +390,15 @@ unsafe fn store<S: Simd, C: Code, U: Copy>(
                 k_codes.add((d + i) * LANES + lane).write_unaligned(code);
                 i += 1;
             }
-
+            d += BLOCK;
+        }
+        d = 0;
+        while d < layout.value_dim {
+            let n = if layout.value_dim - d < BLOCK { layout.value_dim - d } else { BLOCK };
             let scale = encode::<S, C>(s, v.as_ptr().add(d), n, codes);
             if C::SCALED {
-                v_at.add(scale_at).cast::<u16>().write_unaligned(scale);
+                let at = v_at.add((d / BLOCK * LANES + lane) * 2);
+                at.cast::<u16>().write_unaligned(scale);
             }
             // The padding of a row is written too, as zeros.
             let mut i = 0;
@@ -433,13 +470,16 @@ pub(crate) unsafe fn kv_load<S: Simd>(
     unsafe {
         let k_at = k_region.as_ptr().add(panel * layout.k_panel_bytes());
         let v_at = v_region.as_ptr().add(panel * layout.v_panel_bytes());
+        let mut lanes = [0.0f32; LANES];
         let mut d = 0;
         while d < layout.head_dim {
-            let block = d / BLOCK;
-            let mut lanes = [0.0f32; LANES];
-            s.f_store(lanes.as_mut_ptr(), key_lanes(s, layout, k_at, d, block));
+            s.f_store(lanes.as_mut_ptr(), key_lanes(s, layout, k_at, d));
             k[d] = lanes[lane];
-            s.f_store(lanes.as_mut_ptr(), value_lanes(s, layout, v_at, lane, d, block));
+            d += 1;
+        }
+        d = 0;
+        while d < layout.value_dim {
+            s.f_store(lanes.as_mut_ptr(), value_lanes(s, layout, v_at, lane, d));
             v[d] = lanes[d % LANES];
             d += 1;
         }
@@ -451,21 +491,15 @@ pub(crate) unsafe fn kv_load<S: Simd>(
 /// # Safety
 /// `at` is a panel of keys of `layout`, and as for every method of [`Simd`].
 #[inline(always)]
-unsafe fn key_lanes<S: Simd>(
-    s: S,
-    layout: KvLayout,
-    at: *const u8,
-    d: usize,
-    block: usize,
-) -> S::F {
-    // SAFETY: the caller's contract; `d` and `block` lie within the head.
+unsafe fn key_lanes<S: Simd>(s: S, layout: KvLayout, at: *const u8, d: usize) -> S::F {
+    // SAFETY: the caller's contract; `d` lies within the head.
     unsafe {
-        let codes = at.add(layout.scale_bytes() + d * LANES * layout.code_bytes());
+        let codes = at.add(layout.k_scale_bytes() + d * LANES * layout.code_bytes());
         match layout.ty {
             KvType::F32 => F32::load(s, codes),
             KvType::F16 => F16::load(s, codes),
             KvType::Q8_0 => {
-                let scales = s.f_load_f16(at.add(block * LANES * 2).cast());
+                let scales = s.f_load_f16(at.add(d / BLOCK * LANES * 2).cast());
                 s.f_mul(Q8::load(s, codes), scales)
             }
         }
@@ -483,18 +517,17 @@ unsafe fn value_lanes<S: Simd>(
     at: *const u8,
     lane: usize,
     d: usize,
-    block: usize,
 ) -> S::F {
-    // SAFETY: the caller's contract; `d`, `lane` and `block` lie within the panel.
+    // SAFETY: the caller's contract; `d` and `lane` lie within the panel.
     unsafe {
         let first = lane * layout.v_row() + d / LANES * LANES;
-        let codes = at.add(layout.scale_bytes() + first * layout.code_bytes());
+        let codes = at.add(layout.v_scale_bytes() + first * layout.code_bytes());
         match layout.ty {
             KvType::F32 => F32::load(s, codes),
             KvType::F16 => F16::load(s, codes),
             KvType::Q8_0 => {
                 let mut scales = [0.0f32; LANES];
-                s.f_store(scales.as_mut_ptr(), s.f_load_f16(at.add(block * LANES * 2).cast()));
+                s.f_store(scales.as_mut_ptr(), s.f_load_f16(at.add(d / BLOCK * LANES * 2).cast()));
                 s.f_mul(Q8::load(s, codes), s.f_splat(scales[lane]))
             }
         }

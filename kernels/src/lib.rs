@@ -48,7 +48,7 @@ mod recurrent;
 mod simd;
 
 pub use activation::{Activation, Place, Rows};
-pub use attention::{Attend, AttendOut, CHUNK, HeadRowsMut, Span, partial_len, scratch_len};
+pub use attention::{Attend, AttendOut, CHUNK, HeadRowsMut, Merge, Span, partial_len, scratch_len};
 pub use dispatch::{Kernels, Tile};
 pub use format::{Format, NoQuantizer};
 pub use isa::{Isa, UnknownIsa};

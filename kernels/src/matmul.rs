@@ -25,10 +25,11 @@ macro_rules! each {
     } )* };
 }
 
-pub(crate) use each;
-
 pub(crate) mod affine;
+pub(crate) mod centred;
+pub(crate) mod decoded;
 pub(crate) mod float;
+pub(crate) mod planes;
 pub(crate) mod simple;
 
 use std::mem::MaybeUninit;
@@ -60,6 +61,9 @@ pub(crate) struct Args {
     /// Columns that exist: the last panel may have fewer than sixteen.
     pub(crate) cols: usize,
 }
+
+/// An entry point of a product.
+pub(crate) type MatmulFn = unsafe fn(&Args);
 
 /// How a format's panel is multiplied.
 ///

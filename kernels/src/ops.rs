@@ -374,6 +374,33 @@ pub(crate) unsafe fn gated<S: Simd>(s: S, f: Nonlinearity, pairs: &[f32], out: &
     }
 }
 
+/// `out = gate * sigmoid(1.702 gate) * (up + 1)` of `pairs` as [`gated`] has them, with gates of at
+/// most `limit` and factors within `limit` of 0: the experts of gpt-oss.
+///
+/// # Panics
+/// If the lengths do not fit.
+///
+/// # Safety
+/// As for every method of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn gated_clamped<S: Simd>(s: S, limit: f32, pairs: &[f32], out: &mut [f32]) {
+    let n = out.len();
+    assert_eq!(pairs.len(), 2 * n.next_multiple_of(LANES), "lengths of pairs and out");
+    let mut i = 0;
+    while i < n {
+        // SAFETY: `i < n`, and `pairs` has two vectors for every begun one of `out`.
+        unsafe {
+            let (pair, most) = (pairs.as_ptr().add(2 * i), s.f_splat(limit));
+            let gate = s.f_min(most, s.f_load(pair));
+            let up = s.f_max(s.f_splat(-limit), s.f_min(most, s.f_load(pair.add(LANES))));
+            let gated = s.f_mul(gate, math::sigmoid(s, s.f_mul(gate, s.f_splat(1.702))));
+            let product = s.f_mul(gated, s.f_add(up, s.f_splat(1.0)));
+            store(s, out.as_mut_ptr().add(i), n - i, product);
+        }
+        i += LANES;
+    }
+}
+
 /// `x = f(x)`, element by element.
 ///
 /// # Safety

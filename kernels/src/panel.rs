@@ -75,6 +75,12 @@ impl<'a> Stack<'a> {
         let found = found.and_then(|rows| rows.first_chunk());
         found.unwrap_or_else(|| NOTHING.first_chunk().expect("at most 64 bytes at a time"))
     }
+
+    /// The `len` bytes from `at` on of row `lane`, if there are any.
+    pub(crate) fn block(&self, lane: usize, at: usize, len: usize) -> Option<&'a [u8]> {
+        let row = self.rows.get(lane * self.row_bytes..)?.get(..self.row_bytes)?;
+        row.get(at..at + len)
+    }
 }
 
 /// Spreads sixteen bytes of each row over four vectors, four bytes a lane.
@@ -151,17 +157,20 @@ pub(crate) fn half_at(b: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
 }
 
-/// Code `i` of a block of 32 in row `lane`, of `bits` bits.
+/// Code `i` of a packed block of 32 in row `lane`, of 2 to 6 or 8 bits.
 pub(crate) fn code(bits: u32, codes: &[u8], lane: usize, i: usize) -> u8 {
     let (j, c) = (i / 4, i % 4);
-    let low = codes[j % 4 * VECTOR + 4 * lane + c] >> (j / 4 * 4) & 15;
-    let high = match bits {
-        4 => 0,
-        5 => codes[NIBBLES + 4 * lane + c] >> j & 1,
-        6 => codes[NIBBLES + j / 4 * VECTOR + 4 * lane + c] >> (j % 4 * 2) & 3,
-        _ => return codes[j * VECTOR + 4 * lane + c],
-    };
-    low | high << 4
+    let byte = |vector: usize| codes[vector * VECTOR + 4 * lane + c];
+    let four = || byte(j % 4) >> (j / 4 * 4) & 15;
+    let two = |first: usize| byte(first + j / 4) >> (j % 4 * 2) & 3;
+    match bits {
+        2 => two(0),
+        3 => two(0) | (byte(2) >> j & 1) << 2,
+        4 => four(),
+        5 => four() | (byte(4) >> j & 1) << 4,
+        6 => four() | two(4) << 4,
+        _ => byte(j),
+    }
 }
 
 /// Bytes of a block of 32 codes in sixteen rows.

@@ -15,13 +15,14 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// Stores every position in a scattered order, each with awkward numbers, and reads all back.
-fn check_cache(ty: KvType, head_dim: usize, positions: usize) {
-    let layout = KvLayout::new(ty, head_dim, positions);
+fn check_cache(ty: KvType, head_dim: usize, value_dim: usize, positions: usize) {
+    let layout = KvLayout::try_unequal(ty, head_dim, value_dim, positions).unwrap();
     assert!(layout.k_bytes().is_multiple_of(64) && layout.v_bytes().is_multiple_of(64));
     let awkward = [-1.5f32, 3e-6, -4e-8, 0.0, -0.0, 700.25, 1e-3, -0.333];
     let row = |p: usize, which: usize| -> Vec<f32> {
         let value = |d| awkward[(p * 7 + d * 3 + which) % awkward.len()];
-        (0..head_dim).map(|d| value(d) * (1.0 + (p + d) as f32 * 0.01)).collect()
+        let len = if which == 0 { head_dim } else { value_dim };
+        (0..len).map(|d| value(d) * (1.0 + (p + d) as f32 * 0.01)).collect()
     };
     let step = (1..).map(|i| 2 * i + 5).find(|i| gcd(*i, positions) == 1).unwrap();
     let fill = |kernels: &Kernels| {
@@ -39,9 +40,9 @@ fn check_cache(ty: KvType, head_dim: usize, positions: usize) {
     }
     for p in 0..positions {
         let got = on_every_tier("kv_load", |kernels| load(kernels, layout, &k, &v, p));
-        for (got, which) in got.chunks_exact(head_dim).zip([0, 1]) {
-            check_row(ty, got, &row(p, which));
-        }
+        let (key, value) = got.split_at(head_dim);
+        check_row(ty, key, &row(p, 0));
+        check_row(ty, value, &row(p, 1));
     }
 }
 
@@ -65,8 +66,14 @@ fn check_row(ty: KvType, got: &[f32], want: &[f32]) {
 proptest! {
     #![proptest_config(fewer_cases())]
     #[test]
-    fn the_cache_reads_back(half in 1usize..=128, positions in 1usize..50, ty in 0usize..3) {
-        check_cache(TYPES[ty], 2 * half, positions);
+    fn the_cache_reads_back(
+        half in 1usize..=128,
+        value in 1usize..=256,
+        positions in 1usize..50,
+        ty in 0usize..3,
+    ) {
+        check_cache(TYPES[ty], 2 * half, 2 * half, positions);
+        check_cache(TYPES[ty], 2 * half, value, positions);
     }
 }
 
@@ -131,6 +138,42 @@ fn sizes_at_the_borders_of_panels_and_chunks() {
             case.check();
         }
     }
+}
+
+/// Latent attention: values are shorter than keys, and may be of any length.
+#[test]
+fn keys_and_values_of_different_lengths() {
+    for ty in TYPES {
+        for (head_dim, value_dim, group, positions, queries, window) in [
+            (72, 64, 16, 300, 1, 0),
+            (576, 512, 3, 270, 2, 0),
+            (24, 7, 5, 40, 19, 9),
+            (8, 33, 1, 600, 3, 0),
+            (192, 128, 2, 257, 1, 200),
+        ] {
+            let layout = KvLayout::try_unequal(ty, head_dim, value_dim, positions).unwrap();
+            let spans = causal(positions, queries, window);
+            let case = Case::within(layout, group, 0..positions, spans);
+            case.check();
+            case.with_sinks().check();
+        }
+    }
+}
+
+#[test]
+fn sinks_enter_the_sum_once() {
+    for ty in TYPES {
+        for (head_dim, group, positions, queries, window) in
+            [(16, 1, 1, 1, 0), (64, 8, 257, 3, 0), (34, 5, 530, 9, 128), (80, 2, 1025, 1, 0)]
+        {
+            let spans = causal(positions, queries, window);
+            Case::new(ty, head_dim, group, positions, spans).with_sinks().check();
+        }
+    }
+    // A sink far above all scores takes everything.
+    let mut case = Case::new(KvType::F32, 8, 1, 9, causal(9, 2, 0));
+    case.sinks = Some(vec![1e30]);
+    assert!(case.run(portable()).iter().all(|v| *v == 0.0));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{portable, refused};
 use goldcrest_kernels::{
-    Activation, Attend, AttendOut, CHUNK, Format, HeadRowsMut, KvLayout, KvType, Place, Rows, Span,
-    Tile, partial_len, scratch_len,
+    Activation, Attend, AttendOut, CHUNK, Format, HeadRowsMut, KvLayout, KvType, Merge, Place,
+    Rows, Span, Tile, partial_len, scratch_len,
 };
 use proptest::prelude::*;
 
@@ -85,7 +85,8 @@ fn layouts_of_keys_and_values() {
 #[test]
 fn sizes_of_attention() {
     for head_dim in [usize::MAX, usize::MAX - 31, usize::MAX / 32] {
-        refused("does not fit in memory", || scratch_len(head_dim));
+        refused("does not fit in memory", || scratch_len(head_dim, 16));
+        refused("does not fit in memory", || scratch_len(16, head_dim));
     }
     for head_dim in [usize::MAX, usize::MAX - 31] {
         refused("does not fit in memory", || partial_len(head_dim));
@@ -97,6 +98,7 @@ struct Attention {
     group: usize,
     q_stride: usize,
     spans: Vec<Span>,
+    sinks: Option<&'static [f32]>,
 }
 
 impl Attention {
@@ -115,8 +117,9 @@ impl Attention {
             spans: &self.spans,
             scale: 1.0,
             softcap: None,
+            sinks: self.sinks,
         };
-        portable().attend(&a, out, &mut vec![0.0; scratch_len(Self::HEAD_DIM)]);
+        portable().attend(&a, out, &mut vec![0.0; scratch_len(Self::HEAD_DIM, Self::HEAD_DIM)]);
     }
 }
 
@@ -128,12 +131,12 @@ fn spans(n: usize) -> Vec<Span> {
 fn queries() {
     let mut out = [0.0; 17 * 16];
     // The last query would begin at the first.
-    let far = Attention { group: 1, q_stride: SIXTEENTH, spans: spans(17) };
+    let far = Attention { group: 1, q_stride: SIXTEENTH, spans: spans(17), sinks: None };
     refused("64 elements are not 17 queries", || {
         far.run(AttendOut::Rows(HeadRowsMut::new(&mut out, 16)))
     });
     // All heads together would be none.
-    let many = Attention { group: SIXTEENTH, q_stride: 16, spans: spans(1) };
+    let many = Attention { group: SIXTEENTH, q_stride: 16, spans: spans(1), sinks: None };
     refused("64 elements are not 1 queries", || {
         many.run(AttendOut::Rows(HeadRowsMut::new(&mut out, 16)))
     });
@@ -142,13 +145,13 @@ fn queries() {
 #[test]
 fn finished_rows() {
     let mut out = [0.0; 16];
-    let good = Attention { group: 1, q_stride: 0, spans: spans(17) };
+    let good = Attention { group: 1, q_stride: 0, spans: spans(17), sinks: None };
     refused("room for 16", || good.run(AttendOut::Rows(HeadRowsMut::new(&mut out, SIXTEENTH))));
 }
 
 #[test]
 fn chunks() {
-    let good = Attention { group: 1, q_stride: 16, spans: spans(1) };
+    let good = Attention { group: 1, q_stride: 16, spans: spans(1), sinks: None };
     let mut partials = vec![f32::NAN; partial_len(16)];
     // Its first position would be 0.
     for chunk in [usize::MAX / CHUNK + 1, usize::MAX] {
@@ -161,11 +164,12 @@ fn chunks() {
 
 #[test]
 fn merged_chunks() {
-    let mut scratch = vec![0.0; scratch_len(16)];
-    let mut merge = |head_dim, group, positions, chunks| {
+    let mut scratch = vec![0.0; scratch_len(16, 16)];
+    let mut merge = |value_dim, group, positions, chunks, sinks| {
         let mut out = [0.0; 64];
         let out = HeadRowsMut::new(&mut out, 16);
-        portable().attend_merge(head_dim, group, positions, chunks, &[], out, &mut scratch);
+        let merge = Merge { value_dim, group, positions, chunks, partials: &[], sinks };
+        portable().attend_merge(&merge, out, &mut scratch);
     };
     let partial = partial_len(16);
     for (group, positions, chunks) in [
@@ -173,9 +177,29 @@ fn merged_chunks() {
         (1, 4, usize::MAX / partial / 4 + 1),
         (usize::MAX / 4 + 1, 4, 1),
     ] {
-        refused("length of partials", || merge(16, group, positions, chunks));
+        refused("length of partials", || merge(16, group, positions, chunks, None));
     }
-    refused("does not fit in memory", || merge(usize::MAX - 31, 1, 1, 1));
+    refused("does not fit in memory", || merge(usize::MAX - 31, 1, 1, 1, None));
+    refused("a sink for each of 2 heads", || merge(16, 2, 0, 0, Some(&[0.0; 3])));
+}
+
+#[test]
+fn sinks() {
+    let mut out = [0.0; 32];
+    let odd = Attention { group: 2, q_stride: 32, spans: spans(1), sinks: Some(&[0.0]) };
+    refused("a sink for each of 2 heads", || {
+        odd.run(AttendOut::Rows(HeadRowsMut::new(&mut out, 32)))
+    });
+}
+
+#[test]
+fn layouts_of_unequal_lengths() {
+    let layout = |k, v, n| KvLayout::try_unequal(KvType::F16, k, v, n);
+    assert_eq!(layout(16, SIXTEENTH, 16), None);
+    assert_eq!(layout(SIXTEENTH, 16, 16), None);
+    assert_eq!(layout(1 << 20, 16, usize::MAX >> 22), None);
+    assert_eq!(layout(16, 16, 20), Some(KvLayout::new(KvType::F16, 16, 20)));
+    refused("values have elements", || layout(16, 0, 16));
 }
 
 /// Numbers whose products wrap, and small ones.

@@ -132,6 +132,19 @@ fn check(x: &[f32], y: &[f32], near: bool) {
         reference(&name, &got, &want, 5e-6);
     }
 
+    for limit in [7.0f32, 0.75] {
+        let got = on_every_tier("gated_clamped", |k| {
+            written(n, |out| k.gated_clamped(limit, &pairs, out))
+        });
+        let most = f64::from(limit);
+        let clamped = |(&gate, &up): (&f64, &f64)| {
+            let gate = gate.min(most);
+            gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-most, most) + 1.0)
+        };
+        let want: Vec<f64> = wx.iter().zip(&wy).map(clamped).collect();
+        reference("gated_clamped", &got, &want, 5e-6);
+    }
+
     let got = on_every_tier("softcap", |k| changed(x, |x| k.softcap(5.0, x)));
     let want: Vec<f64> = wx.iter().map(|v| 5.0 * (v / 5.0).tanh()).collect();
     reference("softcap", &got, &want, 2e-6);

@@ -2,11 +2,14 @@
 
 use super::decoder::Decoder;
 use super::keys::{self, Key, Keys};
-use super::rows::{Cap, QkNorm, Recurrence, Row, Scale};
+use super::multipliers::factor;
+use super::rows::{Cap, Multipliers, QkNorm, Recurrence, Row, Scale};
 use crate::config::Config;
 use crate::error::{Result, unsupported};
 use crate::load::Object;
-use crate::spec::{Attention, Fused, Heads, KeysValues, Linear, Named, Norm, RowMap, Slots};
+use crate::spec::{
+    Attention, Fused, Heads, KeysValues, Linear, Named, Norm, RowMap, Slots, Temperature,
+};
 
 impl Decoder {
     /// `kept` is the place of its keys and values in a state.
@@ -22,8 +25,13 @@ impl Decoder {
         let of = q_rows + 2 * heads.kv();
         let mut first = 0;
         let mut linear = |slots: &mut Slots<'_>, part, rows| {
-            let fused = Fused { part: "attn_qkv", of, rows: RowMap::from(first) };
-            first += rows;
+            let map = if self.by_head {
+                RowMap { first, run: heads.head_dim, step: 3 * heads.head_dim }
+            } else {
+                RowMap::from(first)
+            };
+            let fused = Fused { part: "attn_qkv", of, rows: map };
+            first += if self.by_head { heads.head_dim } else { rows };
             self.projection(slots, part, rows, self.row.fused.then_some(&fused))
         };
         let q = linear(slots, "attn_q", q_rows)?;
@@ -55,9 +63,16 @@ impl Decoder {
             kv,
             kept: self.shared_with(layer).unwrap_or(kept),
             norms_whole: self.row.qk_norm == QkNorm::Whole,
+            norms_last: self.row.qk_norm == QkNorm::PerHeadRotated,
+            temperature: self.temperature,
             gated,
+            sinks: self
+                .row
+                .sinks
+                .then(|| slots.tensor("attn_sinks.weight", &[heads.n_heads], 0.0))
+                .transpose()?,
             output,
-            rope: Some(usize::from(local)),
+            rope: self.roped[layer].then_some(usize::from(local)),
         })
     }
 
@@ -68,7 +83,8 @@ impl Decoder {
         let global = self.global.as_ref().filter(|_| window.is_none());
         let (head_dim, n_kv_heads) =
             global.map_or((head_dim, n_kv_heads), |global| (global.head_dim, global.n_kv_heads));
-        Heads { n_heads, n_kv_heads, head_dim, window, scale: self.scale, cap: self.cap }
+        let (value_dim, scale, cap) = (head_dim, self.scale, self.cap);
+        Heads { n_heads, n_kv_heads, head_dim, value_dim, window, scale, cap }
     }
 
     /// Queries, keys or values, which a file may have in one tensor with the others.
@@ -79,7 +95,10 @@ impl Decoder {
         rows: usize,
         fused: Option<&Fused>,
     ) -> Result<Linear<Named>> {
-        let bias = self.row.qkv_bias;
+        let has = |name: &str| slots.has(&format!("{name}.bias"));
+        let bias = self
+            .qkv_bias
+            .unwrap_or_else(|| has(part) || fused.is_some_and(|fused| has(fused.part)));
         let bias = bias.then(|| slots.part((part, "bias"), &[rows], fused)).transpose()?;
         let shape = [rows, self.config.hidden];
         Ok(Linear { bias, matrix: slots.part((part, "weight"), &shape, fused)? })
@@ -94,7 +113,9 @@ impl Decoder {
     ) -> Result<Option<Norm<Named>>> {
         match self.row.qk_norm {
             QkNorm::None => Ok(None),
-            QkNorm::PerHead => self.norm(slots, part, heads.head_dim).map(Some),
+            QkNorm::PerHead | QkNorm::PerHeadRotated => {
+                self.norm(slots, part, heads.head_dim).map(Some)
+            }
             QkNorm::Whole => self.norm(slots, part, all).map(Some),
         }
     }
@@ -266,6 +287,14 @@ pub(super) fn shared_keys(keys: Keys, row: &Row, config: &Config) -> Result<usiz
 /// The factor on the products of queries and keys.
 pub(super) fn scale(keys: Keys, row: &Row, config: &Config) -> Result<f32> {
     let Config { hidden, n_heads, n_layers, head_dim, .. } = *config;
+    if row.multipliers == Multipliers::Granite {
+        let given = factor(keys, keys::ATTENTION_SCALE)?;
+        let default = match keys {
+            Keys::Json(_) => 1.0,
+            Keys::Gguf { .. } => 1.0 / (head_dim as f32).sqrt(),
+        };
+        return Ok(given.unwrap_or(default));
+    }
     let width = match (row.scale, keys) {
         (Scale::HeadDim, _) => head_dim as f32,
         (Scale::One, _) => 1.0,
@@ -297,4 +326,27 @@ pub(super) fn softcap(keys: Keys, cap: Cap, key: Key) -> Result<Option<f32>> {
         (Some(cap), _) if cap.is_finite() && cap > 0.0 => Ok(Some(cap)),
         (Some(cap), _) => Err(keys.error(key, format_args!("is {cap}"))),
     }
+}
+
+/// How queries grow with their position, in a model where they do.
+pub(super) fn temperature(keys: Keys, row: &Row) -> Result<Option<Temperature>> {
+    if !row.temperature {
+        return Ok(None);
+    }
+    let (keys, beta) = match keys {
+        Keys::Json(json) => {
+            let Some(json) =
+                json.object("rope_parameters")?.map(|map| json.inner(map, "rope_parameters."))
+            else {
+                return Err(json.error("rope_parameters", "is missing"));
+            };
+            (Keys::Json(json), json.f32("llama_4_scaling_beta")?)
+        }
+        Keys::Gguf { .. } => (keys, keys.f32(keys::TEMPERATURE)?),
+    };
+    let Some(beta) = beta.filter(|&beta| beta != 0.0) else { return Ok(None) };
+    if !(beta.is_finite() && beta > 0.0) {
+        return Err(keys.error(keys::TEMPERATURE, format_args!("is {beta}")));
+    }
+    Ok(Some(Temperature { beta, step: keys.need(keys::ROPE_ORIGINAL)? }))
 }

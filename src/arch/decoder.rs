@@ -1,19 +1,25 @@
 //! Decoders: from the keys of a file to their numbers, and from those to their blocks. [`Row`] tells
 //! one model from another.
 
-use super::attention::{Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap};
-use super::feed_forward::{FeedForward, experts};
+use super::attention::{
+    Global, global_head_dim, head_dim, kv_heads, shared_keys, softcap, temperature,
+};
+use super::experts;
+use super::feed_forward::FeedForward;
 use super::keys::{self, Keys};
+use super::latent;
+use super::multipliers::Factors;
 use super::recurrent::{Recurrent, adjusted_ffn};
 use super::refuse::refuse_variants;
 use super::rope::ropes;
-use super::rows::{self, NormKind, Places, Recurrence, Row};
-use super::windows::windows;
+use super::rows::{self, NormKind, Parallel, Places, Recurrence, Row, Windows};
+use super::windows::{roped, windows};
 use super::{Source, unknown};
-use crate::config::{Config, limits};
+use crate::config::{Config, Rope, limits};
 use crate::error::{Result, config_error};
 use crate::spec::{
     Block, Branch, LayerInput, LayerInputs, Linear, Logits, Mixer, Named, Norm, Slots, Spec,
+    Temperature,
 };
 
 /// A decoder's numbers.
@@ -25,12 +31,22 @@ pub(crate) struct Decoder {
     pub(super) scale: f32,
     pub(super) cap: Option<f32>,
     pub(super) global: Option<Global>,
+    latent: Option<latent::Numbers>,
     pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
-    recurrent: Option<Recurrent>,
     layer_inputs: Option<LayerWidths>,
+    recurrent: Option<Recurrent>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
+    /// Whether queries, keys and values have biases; `None` if there are tensors of them.
+    pub(super) qkv_bias: Option<bool>,
+    /// Whether those of one tensor alternate head by head.
+    pub(super) by_head: bool,
+    pub(super) temperature: Option<Temperature>,
+    /// Whether each layer rotates queries and keys.
+    pub(super) roped: Vec<bool>,
+    parallel: bool,
+    factors: Factors,
     logits: Logits,
 }
 
@@ -49,16 +65,24 @@ impl Decoder {
         refuse_variants(keys, row)?;
         let hidden = keys.need(keys::HIDDEN)?;
         let n_heads = keys.need(keys::HEADS)?;
-        let head_dim = head_dim(keys, row, hidden, n_heads)?;
+        let latent = latent::Numbers::read(keys, row, n_heads)?;
+        let head_dim = match &latent {
+            Some(latent) => latent.head_dim(),
+            None => head_dim(keys, row, hidden, n_heads)?,
+        };
         let n_layers = keys.need(keys::LAYERS)?;
         let context_length = keys.need(keys::CONTEXT)?;
         let windows = windows(keys, row, n_layers)?;
-        let (rope, local_rope) = ropes(source, row, head_dim, context_length)?;
+        let turning = latent.as_ref().map_or(head_dim, |latent| latent.rope);
+        let (mut rope, local_rope) = ropes(source, row, turning, context_length)?;
+        if latent.is_some() {
+            latent::adjust_rope(keys, &mut rope)?;
+        }
         let config = Config {
             arch: row.name,
             vocab_size: vocab_size(source)?,
             hidden,
-            ffn: ffn(keys, row, n_layers)?,
+            ffn: ffn(keys, row, hidden, n_layers)?,
             n_layers,
             n_heads,
             n_kv_heads: kv_heads(keys, row, n_heads, &windows)?,
@@ -69,23 +93,41 @@ impl Decoder {
             rope,
             local_rope,
             windows,
-            experts: row.experts.map(|_| experts(keys)).transpose()?,
+            experts: match row.experts {
+                Some(mixture) => experts::numbers(keys, mixture)?,
+                None => None,
+            },
         };
         config.check()?;
+        let factors = Factors::read(keys, row, &config)?;
+        let in_folder = matches!(keys, Keys::Json(_));
         Ok(Self {
             row,
-            scale: super::attention::scale(keys, row, &config)?,
+            qkv_bias: qkv_bias(keys, row)?,
+            by_head: row.fused_by_head && in_folder,
+            temperature: temperature(keys, row)?,
+            roped: roped(keys, row, &config)?,
+            parallel: parallel(keys, row)?,
+            scale: match &latent {
+                Some(latent) => latent.scale(keys, &config.rope)?,
+                None => super::attention::scale(keys, row, &config)?,
+            },
+            latent,
             cap: softcap(keys, row.attention_cap, keys::ATTENTION_CAP)?,
             global: Global::read(keys, &config)?,
             shared_keys: shared_keys(keys, row, &config)?,
             feed_forward: FeedForward::read(keys, row, &config)?,
-            recurrent: Recurrent::read(keys, row, n_layers)?,
             layer_inputs: layer_inputs(keys, row, &config)?,
+            recurrent: Recurrent::read(keys, row, config.n_layers)?,
             norms_plus: match keys {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
             },
-            logits: Logits { scale: 1.0, cap: softcap(keys, row.logit_cap, keys::LOGIT_CAP)? },
+            logits: Logits {
+                scale: factors.logits,
+                cap: softcap(keys, row.logit_cap, keys::LOGIT_CAP)?,
+            },
+            factors,
             config,
         })
     }
@@ -104,6 +146,13 @@ impl Decoder {
         let norm = self.norm(slots, self.row.output_norm, hidden)?;
         let layer_inputs = self.layer_inputs.as_ref();
         let layer_inputs = layer_inputs.map(|widths| self.inputs(slots, widths)).transpose()?;
+        let positions = if self.row.learned_positions {
+            Some(slots.matrix("position_embd", &[self.config.context_length, hidden])?)
+        } else {
+            None
+        };
+        let bias = self.row.head_bias.then(|| slots.tensor("output.bias", &[vocab], 0.0));
+        let bias = bias.transpose()?;
         let mut blocks = Vec::new();
         for layer in 0..n_layers {
             self.layer(slots.layer(layer), layer, &mut blocks)?;
@@ -113,15 +162,12 @@ impl Decoder {
             hidden,
             embed,
             layer_inputs,
-            embed_scale: if self.row.scaled_embedding { (hidden as f32).sqrt() } else { 1.0 },
-            ropes: [&self.config.rope]
-                .into_iter()
-                .chain(&self.config.local_rope)
-                .cloned()
-                .collect(),
+            positions,
+            embed_scale: self.factors.embedding,
+            ropes: self.ropes(),
             blocks,
             norm,
-            head: Linear { matrix: head, bias: None },
+            head: Linear { matrix: head, bias },
             logits: self.logits,
         })
     }
@@ -139,15 +185,27 @@ impl Decoder {
             mixers.filter(|branch| keeps(&branch.mixer)).count()
         };
         let (attentions, recurrences) = (kept(keeps_keys), kept(recurs));
+        if self.parallel {
+            blocks.push(self.parallel(slots, layer, attentions)?);
+            return Ok(());
+        }
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
-            Ok(match recurrent {
-                Some(recurrent) => self.recurrence(slots, recurrent, recurrences)?,
-                None => Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?)),
-            })
+            Ok(vec![match (recurrent, self.latent) {
+                (Some(recurrent), _) => self.recurrence(slots, recurrent, recurrences)?,
+                (None, Some(numbers)) => {
+                    Mixer::Latent(Box::new(self.latent(slots, numbers, attentions)?))
+                }
+                (None, None) => {
+                    Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?))
+                }
+            }])
         })?);
         blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
         })?);
+        if self.feed_forward.beside() {
+            self.set_apart(slots, blocks)?;
+        }
         if let Some(LayerWidths { width, .. }) = self.layer_inputs {
             blocks.push(self.layer_input(slots, layer, width)?);
         }
@@ -155,6 +213,44 @@ impl Decoder {
             last.scale = Some(slots.tensor("layer_output_scale.weight", &[1], 0.0)?);
         }
         Ok(())
+    }
+
+    /// Gives the branches of the last block, dense and of experts, their own norms.
+    fn set_apart(&self, slots: &mut Slots<'_>, blocks: &mut [Block<Named>]) -> Result<()> {
+        let hidden = self.config.hidden;
+        let Some(Block { branches, .. }) = blocks.last_mut() else { return Ok(()) };
+        for (branch, n) in branches.iter_mut().zip(1..) {
+            if n == 2 {
+                branch.pre = Some(self.norm(slots, "pre_ffw_norm_2", hidden)?);
+            }
+            branch.post = Some(self.norm(slots, &format!("post_ffw_norm_{n}"), hidden)?);
+        }
+        Ok(())
+    }
+
+    /// A layer whose attention and feed-forward layer read the same rows.
+    fn parallel(&self, slots: &mut Slots<'_>, layer: usize, kept: usize) -> Result<Block<Named>> {
+        let hidden = self.config.hidden;
+        let second = match self.row.parallel {
+            Parallel::OneNorm => "attn_norm",
+            _ => self.row.ffn_norm,
+        };
+        let mut branches = Vec::new();
+        let pre = Some(self.norm(slots, "attn_norm", hidden)?);
+        let mixer = Mixer::Attention(Box::new(self.attention(slots, layer, kept)?));
+        branches.push(Branch { pre, mixer, post: None });
+        for mixer in self.feed_forward(slots, layer)? {
+            let pre = Some(self.norm(slots, second, hidden)?);
+            branches.push(Branch { pre, mixer, post: None });
+        }
+        Ok(Block { branches, post: None, factor: self.factors.residual, scale: None })
+    }
+
+    /// The rotations that its layers choose from.
+    fn ropes(&self) -> Vec<Rope> {
+        let Config { rope, local_rope, .. } = &self.config;
+        let any = self.roped.contains(&true);
+        std::iter::once(rope).chain(local_rope).filter(|_| any).cloned().collect()
     }
 
     /// The block of a layer that brings in its input.
@@ -190,22 +286,25 @@ impl Decoder {
         })
     }
 
-    /// A block of one branch, with its norms where the model has them.
+    /// A block with its norms where the model has them. Its branches all read what the first norm
+    /// makes.
     fn block(
         &self,
         slots: &mut Slots<'_>,
         (before, after): (&str, &str),
-        mixer: impl FnOnce(&mut Slots<'_>) -> Result<Mixer<Named>>,
+        mixers: impl FnOnce(&mut Slots<'_>) -> Result<Vec<Mixer<Named>>>,
     ) -> Result<Block<Named>> {
         let (hidden, places) = (self.config.hidden, self.row.norms);
         let norm = |slots: &mut Slots<'_>, there, part| {
             if there { self.norm(slots, part, hidden).map(Some) } else { Ok(None) }
         };
-        let pre = norm(slots, places != Places::After, before)?;
-        let mixer = mixer(slots)?;
+        let mut branches = Vec::new();
+        for mixer in mixers(slots)? {
+            let pre = norm(slots, places != Places::After, before)?;
+            branches.push(Branch { pre, mixer, post: None });
+        }
         let post = norm(slots, places != Places::Before, after)?;
-        let branches = vec![Branch { pre, mixer, post: None }];
-        Ok(Block { branches, post, factor: 1.0, scale: None })
+        Ok(Block { branches, post, factor: self.factors.residual, scale: None })
     }
 
     pub(super) fn norm(
@@ -228,7 +327,11 @@ impl Decoder {
 
 /// Whether a mixer has keys and values in the state.
 fn keeps_keys(mixer: &Mixer<Named>) -> bool {
-    matches!(mixer, Mixer::Attention(attention) if attention.kv.is_some())
+    match mixer {
+        Mixer::Attention(attention) => attention.kv.is_some(),
+        Mixer::Latent(_) => true,
+        _ => false,
+    }
 }
 
 /// Whether a mixer has a recurrence in the state.
@@ -236,14 +339,18 @@ fn recurs(mixer: &Mixer<Named>) -> bool {
     matches!(mixer, Mixer::DeltaNet(_) | Mixer::ShortConv(_))
 }
 
-/// Width of dense feed-forward layers; of the experts, where there are no others.
-fn ffn(keys: Keys, row: &Row, n_layers: usize) -> Result<usize> {
+/// Width of dense feed-forward layers, of the first where they differ; of the experts, where there
+/// are no others.
+fn ffn(keys: Keys, row: &Row, hidden: usize, n_layers: usize) -> Result<usize> {
     match (keys, keys.size(keys::EXPERT_FFN)?) {
         (Keys::Json(json), None) if row.recurrence == Recurrence::ShortConv => adjusted_ffn(json),
         (_, Some(expert)) if row.experts.is_some() && !keys.has(keys::FFN.key()) => Ok(expert),
+        (Keys::Json(_), _) if row.shared_ffn => keys.need(keys::SHARED_MLP),
         _ => {
-            let all = keys.per_layer(keys::FFN, n_layers)?;
-            Ok(all.ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))?[0])
+            let widths = keys.per_layer(keys::FFN, n_layers)?;
+            let first = widths.and_then(|widths| widths.first().copied());
+            let default = row.ffn_times.map(|times| times * hidden);
+            first.or(default).ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))
         }
     }
 }
@@ -251,14 +358,14 @@ fn ffn(keys: Keys, row: &Row, n_layers: usize) -> Result<usize> {
 fn layer_inputs(keys: Keys, row: &Row, config: &Config) -> Result<Option<LayerWidths>> {
     let width = if row.layer_inputs { keys.count(keys::LAYER_INPUT)? } else { None };
     let default = (row.layer_inputs && matches!(keys, Keys::Json(_))).then_some(256);
+    let vocab = match keys {
+        Keys::Json(_) if row.layer_inputs => keys.size(keys::LAYER_INPUT_VOCAB)?,
+        _ => None,
+    };
     let Some(width) = width.or(default).filter(|&width| width > 0) else { return Ok(None) };
     if width.saturating_mul(config.n_layers) > limits::WIDTH {
         return Err(keys.error(keys::LAYER_INPUT, format_args!("is {width}, which is too wide")));
     }
-    let vocab = match keys {
-        Keys::Json(_) => keys.size(keys::LAYER_INPUT_VOCAB)?,
-        Keys::Gguf { .. } => None,
-    };
     Ok(Some(LayerWidths { width, vocab: vocab.unwrap_or(config.vocab_size) }))
 }
 
@@ -270,20 +377,45 @@ fn find(keys: Keys) -> Result<&'static Row> {
         }
         Keys::Gguf { arch, .. } => {
             let experts = keys.count(keys::EXPERTS.key())?.is_some_and(|n| n > 0);
-            let named = |row: &&'static Row| row.gguf == arch;
-            let fits = rows::all().filter(named).find(|row| row.experts.is_some() == experts);
-            fits.or_else(|| rows::all().find(named)).ok_or_else(|| unknown(arch))?
+            let slides = keys.count(keys::WINDOW.key())?.is_some_and(|n| n > 0);
+            let named = || rows::all().filter(|row| row.gguf == arch);
+            let fits = || named().filter(|row| row.experts.is_some() == experts);
+            // olmo3 calls itself olmo2.
+            let sliding = |row: &&'static Row| matches!(row.windows, Windows::AllButEvery(_));
+            let sliding = if slides { fits().find(sliding) } else { None };
+            let row = sliding.or_else(|| fits().next()).or_else(|| named().next());
+            row.ok_or_else(|| unknown(arch))?
         }
     };
     Ok(row)
 }
 
 fn norm_eps(keys: Keys, row: &Row) -> Result<f32> {
-    match (keys.f32(keys::EPS)?, keys) {
+    let key = match row.norm {
+        NormKind::Rms | NormKind::RmsFromOne => keys::EPS,
+        NormKind::Layer | NormKind::LayerUnbiased => keys::LAYER_EPS,
+    };
+    match (keys.f32(key)?, keys) {
         (Some(eps), _) => Ok(eps),
         (None, Keys::Json(_)) => Ok(row.eps),
-        (None, Keys::Gguf { .. }) => Err(keys.error(keys::EPS, "is missing")),
+        (None, Keys::Gguf { .. }) => Err(keys.error(key, "is missing")),
     }
+}
+
+fn qkv_bias(keys: Keys, row: &Row) -> Result<Option<bool>> {
+    Ok(match (row.bias_key, keys) {
+        (None, _) => Some(row.qkv_bias),
+        (Some((key, default)), Keys::Json(json)) => Some(json.bool(key)?.unwrap_or(default)),
+        (Some(_), Keys::Gguf { .. }) => None,
+    })
+}
+
+fn parallel(keys: Keys, row: &Row) -> Result<bool> {
+    Ok(match row.parallel {
+        Parallel::No => false,
+        Parallel::OneNorm => true,
+        Parallel::IfSaid => keys.bool(keys::PARALLEL)?.unwrap_or(true),
+    })
 }
 
 /// The embedding's rows are what the pass uses; a key that says otherwise is found by the check of

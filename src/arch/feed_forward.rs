@@ -2,21 +2,23 @@
 
 use super::attention::shared_keys;
 use super::decoder::Decoder;
+use super::experts::Mixtures;
 use super::keys::{self, Keys};
-use super::rows::{Mlp, Routing, Row};
-use crate::config::{Config, Experts};
-use crate::error::Result;
-use crate::spec::{self, Dense, Fused, Linear, Mixer, Named, RowMap, Slots, Up};
+use super::rows::{Mlp, Row};
+use crate::config::Config;
+use crate::error::{Result, unsupported};
+use crate::spec::{Dense, Fused, Linear, Mixer, Named, RowMap, Slots, Up};
 
 /// What a file says of its feed-forward layers beside their widths.
 #[derive(Debug)]
 pub(super) struct FeedForward {
-    /// Whether the probabilities of the chosen experts are made to sum to 1.
-    renormalise: bool,
+    mixtures: Option<Mixtures>,
     /// Width of each layer, where it is dense.
     widths: Vec<usize>,
     /// Layers without experts in a mixture.
     dense: Vec<usize>,
+    /// The first so many have none.
+    dense_first: usize,
     /// Experts come every so many layers.
     sparse_step: usize,
 }
@@ -24,40 +26,46 @@ pub(super) struct FeedForward {
 impl FeedForward {
     pub(super) fn read(keys: Keys, row: &Row, config: &Config) -> Result<Self> {
         let (dense, sparse_step) = dense_layers(keys)?;
+        let mixtures = row.experts.zip(config.experts);
+        let mixtures =
+            mixtures.map(|(mixture, numbers)| Mixtures::read(keys, row, mixture, numbers));
+        let dense_first = keys.count(keys::DENSE_FIRST)?.unwrap_or(0);
         let widths = widths(keys, row, config)?;
-        Ok(Self { renormalise: renormalise(keys, row)?, widths, dense, sparse_step })
+        Ok(Self { mixtures: mixtures.transpose()?, widths, dense, dense_first, sparse_step })
+    }
+
+    /// Whether experts are beside the dense path, apart from it.
+    pub(super) fn beside(&self) -> bool {
+        self.mixtures.as_ref().is_some_and(Mixtures::beside)
     }
 
     fn has_experts(&self, layer: usize) -> bool {
-        !self.dense.contains(&layer) && (layer + 1).is_multiple_of(self.sparse_step)
+        layer >= self.dense_first
+            && !self.dense.contains(&layer)
+            && (layer + 1).is_multiple_of(self.sparse_step)
     }
 }
 
 impl Decoder {
-    pub(super) fn feed_forward(&self, slots: &mut Slots<'_>, layer: usize) -> Result<Mixer<Named>> {
-        match self.config.experts {
-            Some(numbers) if self.feed_forward.has_experts(layer) => {
-                Ok(Mixer::Experts(self.experts(slots, numbers)?))
+    /// The branches of a layer's feed-forward block: the routed experts, and the shared one beside
+    /// them.
+    pub(super) fn feed_forward(
+        &self,
+        slots: &mut Slots<'_>,
+        layer: usize,
+    ) -> Result<Vec<Mixer<Named>>> {
+        match (self.config.experts, &self.feed_forward.mixtures) {
+            (Some(numbers), Some(mixtures)) if self.feed_forward.has_experts(layer) => {
+                let routed = Mixer::Experts(self.experts(slots, numbers, mixtures)?);
+                if self.feed_forward.beside() {
+                    let dense = self.dense(slots, self.feed_forward.widths[layer])?;
+                    return Ok(vec![Mixer::Dense(dense), routed]);
+                }
+                let shared = self.shared_expert(slots, mixtures)?.map(Mixer::Dense);
+                Ok(std::iter::once(routed).chain(shared).collect())
             }
-            _ => Ok(Mixer::Dense(self.dense(slots, self.feed_forward.widths[layer])?)),
+            _ => Ok(vec![Mixer::Dense(self.dense(slots, self.feed_forward.widths[layer])?)]),
         }
-    }
-
-    fn experts(&self, slots: &mut Slots<'_>, numbers: Experts) -> Result<spec::Experts<Named>> {
-        let (hidden, Experts { count, used, ffn }) = (self.config.hidden, numbers);
-        Ok(spec::Experts {
-            count,
-            used,
-            ffn,
-            act: self.row.act,
-            renormalise: self.feed_forward.renormalise,
-            router: slots.matrix("ffn_gate_inp", &[count, hidden])?,
-            bank: [
-                slots.matrix("ffn_gate_exps", &[count, ffn, hidden])?,
-                slots.matrix("ffn_up_exps", &[count, ffn, hidden])?,
-                slots.matrix("ffn_down_exps", &[count, hidden, ffn])?,
-            ],
-        })
     }
 
     fn dense(&self, slots: &mut Slots<'_>, ffn: usize) -> Result<Dense<Named>> {
@@ -80,29 +88,19 @@ impl Decoder {
             }
         };
         let down = self.linear(slots, "ffn_down", &[hidden, ffn], mlp_bias)?;
-        Ok(Dense { ffn, act, up, down })
+        Ok(Dense { ffn, act, up, down, gate: None })
     }
-}
-
-pub(super) fn experts(keys: Keys) -> Result<Experts> {
-    let count = keys.need(keys::EXPERTS)?;
-    // Mixtral's experts are as wide as the key of dense layers says.
-    let ffn = match keys.size(keys::EXPERT_FFN)? {
-        Some(ffn) => ffn,
-        None => keys.need(keys::FFN)?,
-    };
-    Ok(Experts { count, used: keys.need(keys::EXPERTS_USED)?, ffn })
 }
 
 /// The width of each layer: GGUF may have an array; in a folder those that share keys may be twice as
 /// wide.
 fn widths(keys: Keys, row: &Row, config: &Config) -> Result<Vec<usize>> {
     let n_layers = config.n_layers;
-    let mut widths = match keys {
+    let given = match keys {
         Keys::Gguf { .. } => keys.per_layer(keys::FFN, n_layers)?,
         Keys::Json(_) => None,
-    }
-    .unwrap_or_else(|| vec![config.ffn; n_layers]);
+    };
+    let mut widths = given.unwrap_or_else(|| vec![config.ffn; n_layers]);
     if let Keys::Json(json) = keys
         && row.shared_keys
         && json.bool("use_double_wide_mlp")?.unwrap_or(false)
@@ -111,15 +109,6 @@ fn widths(keys: Keys, row: &Row, config: &Config) -> Result<Vec<usize>> {
         widths.iter_mut().skip(own).for_each(|width| *width *= 2);
     }
     Ok(widths)
-}
-
-fn renormalise(keys: Keys, row: &Row) -> Result<bool> {
-    Ok(match (row.experts, keys) {
-        (Some(Routing::AsTheFileSays), Keys::Json(json)) => {
-            json.bool("norm_topk_prob")?.unwrap_or(false)
-        }
-        _ => true,
-    })
 }
 
 /// The layers of a mixture that are dense, and that experts come every so many layers.
@@ -134,6 +123,9 @@ fn dense_layers(keys: Keys) -> Result<(Vec<usize>, usize)> {
     let step = json.usize("decoder_sparse_step")?.unwrap_or(1);
     if step == 0 {
         return Err(json.error("decoder_sparse_step", "is 0"));
+    }
+    if let Some(every) = json.usize("moe_layer_freq")?.filter(|&every| every != 1) {
+        return Err(unsupported(format!("key \"moe_layer_freq\": {every} is not supported")));
     }
     Ok((layers.transpose()?.unwrap_or_default(), step))
 }

@@ -27,24 +27,40 @@ const fn size(gguf: &'static str, json: &'static [&'static str], max: usize) -> 
     Size { key: key(gguf, json), max }
 }
 
-pub(super) const HIDDEN: Size = size("embedding_length", &["hidden_size"], limits::WIDTH);
-pub(super) const FFN: Size = size("feed_forward_length", &["intermediate_size"], limits::WIDTH);
-pub(super) const LAYERS: Size = size("block_count", &["num_hidden_layers"], limits::LAYERS);
+pub(super) const HIDDEN: Size = size("embedding_length", &["hidden_size", "n_embd"], limits::WIDTH);
+pub(super) const FFN: Size =
+    size("feed_forward_length", &["intermediate_size", "n_inner"], limits::WIDTH);
+pub(super) const LAYERS: Size =
+    size("block_count", &["num_hidden_layers", "n_layer"], limits::LAYERS);
 pub(super) const CONTEXT: Size =
-    size("context_length", &["max_position_embeddings"], limits::CONTEXT);
+    size("context_length", &["max_position_embeddings", "n_positions"], limits::CONTEXT);
 pub(super) const HEADS: Size =
-    size("attention.head_count", &["num_attention_heads"], limits::HEADS);
+    size("attention.head_count", &["num_attention_heads", "n_head"], limits::HEADS);
 pub(super) const KV_HEADS: Size =
     size("attention.head_count_kv", &["num_key_value_heads"], limits::HEADS);
 pub(super) const HEAD_DIM: Size = size("attention.key_length", &["head_dim"], limits::HEAD_DIM);
 pub(super) const VALUE_DIM: Size = size("attention.value_length", &[], limits::HEAD_DIM);
 pub(super) const VOCAB: Size = size("vocab_size", &["vocab_size"], limits::VOCAB);
 pub(super) const EPS: Key = key("attention.layer_norm_rms_epsilon", &["rms_norm_eps", "norm_eps"]);
+/// Of norms that subtract the mean.
+pub(super) const LAYER_EPS: Key =
+    key("attention.layer_norm_epsilon", &["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"]);
+pub(super) const EMBEDDING_SCALE: Key = key("embedding_scale", &["embedding_multiplier"]);
+pub(super) const RESIDUAL_SCALE: Key = key("residual_scale", &["residual_multiplier"]);
+pub(super) const ATTENTION_SCALE: Key = key("attention.scale", &["attention_multiplier"]);
+pub(super) const LOGIT_DIVISOR: Key = key("logit_scale", &["logits_scaling"]);
+pub(super) const LOGIT_SCALE: Key = key("logit_scale", &["logit_scale"]);
+/// The feed-forward layer beside granite's experts, where there are none.
+pub(super) const SHARED_MLP: Size = size("", &["shared_intermediate_size"], limits::WIDTH);
+pub(super) const TEMPERATURE: Key = key("attention.temperature_scale", &["llama_4_scaling_beta"]);
+pub(super) const PARALLEL: Key = key("use_parallel_residual", &["use_parallel_residual"]);
+/// Whether granite's layers rotate.
+pub(super) const ROTATES: Key = key("rope.scaling.finetuned", &[]);
 pub(super) const CAUSAL: Key = key("attention.causal", &[]);
 /// GGUF writes 0 for none.
 pub(super) const WINDOW: Size =
     size("attention.sliding_window", &["sliding_window"], limits::CONTEXT);
-pub(super) const THETA: Key = key("rope.freq_base", &["rope_theta"]);
+pub(super) const THETA: Key = key("rope.freq_base", &["rope_theta", "rotary_emb_base"]);
 pub(super) const LOCAL_THETA: Key = key("rope.freq_base_swa", &["rope_local_base_freq"]);
 pub(super) const ROPE_DIM: Size = size("rope.dimension_count", &[], limits::HEAD_DIM);
 pub(super) const ROPE_ORIGINAL: Size = size(
@@ -53,16 +69,55 @@ pub(super) const ROPE_ORIGINAL: Size = size(
     limits::CONTEXT,
 );
 /// GGUF writes 0 for none.
-pub(super) const EXPERTS: Size =
-    size("expert_count", &["num_experts", "num_local_experts"], limits::EXPERTS);
-pub(super) const EXPERTS_USED: Size =
-    size("expert_used_count", &["num_experts_per_tok"], limits::EXPERTS);
+pub(super) const EXPERTS: Size = size(
+    "expert_count",
+    &["num_experts", "num_local_experts", "n_routed_experts"],
+    limits::EXPERTS,
+);
+pub(super) const EXPERTS_USED: Size = size("expert_used_count", EXPERTS_USED_JSON, limits::EXPERTS);
+const EXPERTS_USED_JSON: &[&str] = &["num_experts_per_tok", "experts_per_token", "top_k_experts"];
 pub(super) const EXPERT_FFN: Size =
     size("expert_feed_forward_length", &["moe_intermediate_size"], limits::WIDTH);
+pub(super) const Q_RANK: Size = size("attention.q_lora_rank", &["q_lora_rank"], limits::WIDTH);
+pub(super) const KV_RANK: Size =
+    size("attention.kv_lora_rank", &["kv_lora_rank"], limits::HEAD_DIM);
+pub(super) const LATENT_NOPE: Size = size("", &["qk_nope_head_dim"], limits::HEAD_DIM);
+pub(super) const LATENT_ROPE: Size =
+    size("rope.dimension_count", &["qk_rope_head_dim"], limits::HEAD_DIM);
+pub(super) const LATENT_KEY: Size =
+    size("attention.key_length_mla", &["qk_head_dim"], limits::HEAD_DIM);
+pub(super) const LATENT_VALUE: Size =
+    size("attention.value_length_mla", &["v_head_dim"], limits::HEAD_DIM);
+pub(super) const YARN_LOG: Key = key("rope.scaling.yarn_log_multiplier", &[]);
+pub(super) const EXPERTS_NORM: Key = key("expert_weights_norm", &["norm_topk_prob"]);
+pub(super) const EXPERTS_SCALE: Key = key("expert_weights_scale", &["routed_scaling_factor"]);
+pub(super) const EXPERTS_SCORES: Key = key("expert_gating_func", &[]);
+pub(super) const EXPERT_GROUPS: Size = size("expert_group_count", &["n_group"], limits::EXPERTS);
+pub(super) const EXPERT_GROUPS_USED: Size =
+    size("expert_group_used_count", &["topk_group"], limits::EXPERTS);
+pub(super) const SHARED_EXPERTS: Key = key("expert_shared_count", &["n_shared_experts"]);
+pub(super) const SHARED_FFN: Size = size(
+    "expert_shared_feed_forward_length",
+    &["shared_expert_intermediate_size", "shared_intermediate_size"],
+    limits::WIDTH,
+);
+pub(super) const DENSE_FIRST: Key = key("leading_dense_block_count", &["first_k_dense_replace"]);
+pub(super) const SWIGLU_LIMIT: Key = key("swiglu_clamp_exp", &["swiglu_limit"]);
 
 pub(super) const ATTENTION_CAP: Key = key("attn_logit_softcapping", &["attn_logit_softcapping"]);
 pub(super) const LOGIT_CAP: Key = key("final_logit_softcapping", &["final_logit_softcapping"]);
 
+pub(super) const LOCAL_HEAD_DIM: Size =
+    size("attention.key_length_swa", &["head_dim"], limits::HEAD_DIM);
+pub(super) const LOCAL_ROPE_DIM: Size = size("rope.dimension_count_swa", &[], limits::HEAD_DIM);
+/// GGUF has it as the head dimension; of layers without a window.
+pub(super) const GLOBAL_HEAD_DIM: Size =
+    size("attention.key_length", &["global_head_dim"], limits::HEAD_DIM);
+pub(super) const SHARED_KEYS: Key = key("attention.shared_kv_layers", &["num_kv_shared_layers"]);
+/// 0 for none.
+pub(super) const LAYER_INPUT: Key =
+    key("embedding_length_per_layer_input", &["hidden_size_per_layer_input"]);
+pub(super) const LAYER_INPUT_VOCAB: Size = size("", &["vocab_size_per_layer_input"], limits::VOCAB);
 pub(super) const FULL_INTERVAL: Size =
     size("full_attention_interval", &["full_attention_interval"], limits::LAYERS);
 pub(super) const DELTA_KEY_HEADS: Size =
@@ -76,17 +131,6 @@ pub(super) const INNER: Size = size("ssm.inner_size", &[], limits::WIDTH);
 pub(super) const TAPS: Size = size("ssm.conv_kernel", &["linear_conv_kernel_dim"], limits::TAPS);
 pub(super) const SHORT_TAPS: Size = size("shortconv.l_cache", &["conv_L_cache"], limits::TAPS);
 pub(super) const CONV_BIAS: Key = key("shortconv.bias", &["conv_bias"]);
-pub(super) const LOCAL_HEAD_DIM: Size =
-    size("attention.key_length_swa", &["head_dim"], limits::HEAD_DIM);
-pub(super) const LOCAL_ROPE_DIM: Size = size("rope.dimension_count_swa", &[], limits::HEAD_DIM);
-/// GGUF has it as the head dimension; of layers without a window.
-pub(super) const GLOBAL_HEAD_DIM: Size =
-    size("attention.key_length", &["global_head_dim"], limits::HEAD_DIM);
-pub(super) const SHARED_KEYS: Key = key("attention.shared_kv_layers", &["num_kv_shared_layers"]);
-/// 0 for none.
-pub(super) const LAYER_INPUT: Key =
-    key("embedding_length_per_layer_input", &["hidden_size_per_layer_input"]);
-pub(super) const LAYER_INPUT_VOCAB: Size = size("", &["vocab_size_per_layer_input"], limits::VOCAB);
 
 /// Where the values are.
 #[derive(Clone, Copy)]
@@ -103,6 +147,10 @@ impl<'a> Keys<'a> {
         match self {
             Self::Gguf { arch, .. } => format!("{arch}.{}", key.gguf),
             Self::Json(json) => {
+                // All spellings are read: a file that has several says the same with them.
+                for name in key.json {
+                    let _ = json.get(name);
+                }
                 let there = key.json.iter().find(|name| json.map.contains_key(**name));
                 there.or(key.json.first()).map_or(key.gguf, |name| name).to_owned()
             }
@@ -163,26 +211,26 @@ impl<'a> Keys<'a> {
         number.map(usize::try_from).transpose().map_err(|_| self.error(key, "is out of range"))
     }
 
-    /// A count for every layer, of a list in GGUF, else the same for all.
-    pub(super) fn counts(self, key: Key, layers: usize) -> Result<Option<Vec<usize>>> {
-        if let Self::Gguf { metadata, .. } = self
-            && let Some(Value::Array(array)) = metadata.get(&self.name(key))
-        {
-            let all = array.to_u64s().unwrap_or_default();
-            if all.len() != layers {
-                let problem = format_args!("has not a number for each of {layers} layers");
-                return Err(self.error(key, problem));
-            }
-            let counts = all.into_iter().map(|n| n.try_into().unwrap_or(usize::MAX));
-            return Ok(Some(counts.collect()));
-        }
-        Ok(self.count(key)?.map(|n| vec![n; layers]))
+    /// An integer for every layer: of a list in GGUF, else the same for all; none without the key.
+    pub(super) fn counts(self, key: Key, n_layers: usize) -> Result<Vec<usize>> {
+        let Self::Gguf { metadata, .. } = self else {
+            return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
+        };
+        let Some(Value::Array(array)) = metadata.get(&self.name(key)) else {
+            return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
+        };
+        let list = array.to_u64s().filter(|list| list.len() == n_layers);
+        let list = list.and_then(|list| list.into_iter().map(|n| n.try_into().ok()).collect());
+        list.ok_or_else(|| self.error(key, format_args!("is not a list of {n_layers} counts")))
     }
 
-    /// As [`counts`](Self::counts), each from 1 on.
-    pub(super) fn per_layer(self, size: Size, layers: usize) -> Result<Option<Vec<usize>>> {
-        let Some(all) = self.counts(size.key, layers)? else { return Ok(None) };
-        all.into_iter().map(|n| self.checked(size, n)).collect::<Result<_>>().map(Some)
+    /// As [`counts`](Self::counts), from 1 on.
+    pub(super) fn per_layer(self, size: Size, n_layers: usize) -> Result<Option<Vec<usize>>> {
+        let counts = self.counts(size.key, n_layers)?;
+        if counts.is_empty() {
+            return Ok(None);
+        }
+        counts.into_iter().map(|n| self.checked(size, n)).collect::<Result<_>>().map(Some)
     }
 
     fn checked(self, Size { key, max }: Size, size: usize) -> Result<usize> {

@@ -4,8 +4,11 @@
 
 mod attention;
 mod decoder;
+mod experts;
 mod feed_forward;
 mod keys;
+mod latent;
+mod multipliers;
 mod recurrent;
 mod refuse;
 mod rope;
@@ -14,7 +17,7 @@ mod windows;
 
 pub(crate) use decoder::Decoder;
 pub(crate) use keys::Keys;
-pub(crate) use rope::ROPE_FREQS;
+pub(crate) use rope::{LONG_ROPE, ROPE_FREQS};
 
 use crate::error::{Error, unsupported};
 
@@ -24,6 +27,8 @@ pub(crate) struct Source<'a> {
     pub(crate) keys: Keys<'a>,
     /// The numbers of the tensor [`ROPE_FREQS`].
     pub(crate) rope_factors: Option<&'a [f32]>,
+    /// Those of the tensors [`LONG_ROPE`].
+    pub(crate) long_rope: Option<[&'a [f32]; 2]>,
     /// Rows of the embedding, where no key says how many tokens there are.
     pub(crate) embedding_rows: Option<usize>,
 }
@@ -37,6 +42,12 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
 /// ending: those that differ from the usual ones. `None` if it does not run.
 pub(crate) fn tensor_names(model_type: &str) -> Option<&'static [(&'static str, &'static str)]> {
     rows::all().find(|row| row.name == model_type).map(|row| row.names)
+}
+
+/// Matrices that folders of this `model_type` store transposed, by GGUF's names without the layer
+/// and the ending.
+pub(crate) fn transposed(model_type: &str) -> &'static [&'static str] {
+    rows::all().find(|row| row.name == model_type).map_or(&[], |row| row.transposed)
 }
 
 /// Whether the embedding is the head where a config.json of this `model_type` does not say.

@@ -33,10 +33,13 @@ impl Recurrent {
                 let heads = delta_heads(keys, tiled && is_gguf)?;
                 Numbers::DeltaNet { heads, taps: taps(keys, keys::TAPS)?, logarithms: !is_gguf }
             }
-            Recurrence::ShortConv => Numbers::ShortConv {
-                taps: taps(keys, keys::SHORT_TAPS)?,
-                bias: keys.bool(keys::CONV_BIAS)?.unwrap_or(false),
-            },
+            Recurrence::ShortConv => {
+                if let Keys::Json(json) = keys {
+                    check_widths(json)?;
+                }
+                let bias = keys.bool(keys::CONV_BIAS)?.unwrap_or(false);
+                Numbers::ShortConv { taps: taps(keys, keys::SHORT_TAPS)?, bias }
+            }
         };
         Ok(Some(Self { layers: layers(keys, row, n_layers)?, numbers }))
     }
@@ -51,6 +54,17 @@ fn taps(keys: Keys, key: keys::Size) -> Result<usize> {
         1 => Err(keys.error(key.key(), "is 1: a convolution over nothing but the token")),
         taps => Ok(taps),
     }
+}
+
+/// lfm2 has keys for widths that are that of the model.
+fn check_widths(json: Object) -> Result<()> {
+    let hidden = Keys::Json(json).need(keys::HIDDEN)?;
+    for key in ["conv_dim", "conv_dim_out", "block_dim"] {
+        if let Some(width) = json.usize(key)?.filter(|&width| width != hidden) {
+            return Err(unsupported(format!("key \"{key}\": {width} is not the width {hidden}")));
+        }
+    }
+    Ok(())
 }
 
 fn delta_heads(keys: Keys, tiled: bool) -> Result<DeltaHeads> {
@@ -84,23 +98,23 @@ fn layers(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<bool>> {
     let short = row.recurrence == Recurrence::ShortConv;
     let json = match keys {
         Keys::Gguf { .. } if short => {
-            let heads = keys.counts(keys::KV_HEADS.key(), n_layers)?.unwrap_or_default();
-            let heads = if heads.is_empty() { vec![1; n_layers] } else { heads };
+            let heads = keys.counts(keys::KV_HEADS.key(), n_layers)?;
             return Ok(heads.iter().map(|&heads| heads == 0).collect());
         }
         Keys::Gguf { metadata, arch } => {
             let key = format!("{arch}.attention.recurrent_layers");
+            let pattern = every(keys, n_layers)?;
             return match metadata.get(&key) {
-                None => every(keys, n_layers),
+                None => Ok(pattern),
                 Some(Value::Array(Array::Bool(list))) if list.len() == n_layers => Ok(list.clone()),
                 Some(_) => Err(config_error(format!("key \"{key}\" is not {n_layers} truths"))),
             };
         }
         Keys::Json(json) => json,
     };
+    let pattern = if short { all_but(json, n_layers)? } else { every(keys, n_layers)? };
     match json.get("layer_types") {
-        None if short => Ok(all_but(json, n_layers)?),
-        None => every(keys, n_layers),
+        None => Ok(pattern),
         // The check of the windows has seen that it is one of the names.
         Some(types) => {
             let types = types.as_array().filter(|types| types.len() == n_layers);
@@ -142,7 +156,7 @@ fn all_but(json: Object, n_layers: usize) -> Result<Vec<bool>> {
 /// Heads of keys and values in the layers that have some.
 pub(super) fn kv_heads(keys: Keys, n_layers: usize) -> Result<Option<usize>> {
     let key = keys::KV_HEADS.key();
-    let mut heads = keys.counts(key, n_layers)?.unwrap_or_default();
+    let mut heads = keys.counts(key, n_layers)?;
     heads.retain(|&heads| heads > 0);
     heads.dedup();
     match heads[..] {
@@ -252,9 +266,7 @@ fn delta_inputs(
     let together = slots.has("ssm_in.weight");
     let gates_together = slots.has("ssm_ba.weight");
     let fused = |which: usize| match which {
-        0..4 if together => {
-            Some(by_head("ssm_in", &[d_k, d_k, shared * d_v, shared * d_v], which))
-        }
+        0..4 if together => Some(by_head("ssm_in", &[d_k, d_k, shared * d_v, shared * d_v], which)),
         0..3 => {
             let (of, first) = (rows[..3].iter().sum(), rows[..which].iter().sum());
             Some(Fused { part: "attn_qkv", of, rows: RowMap::from(first) })

@@ -1,7 +1,8 @@
 //! Keys that change what an architecture computes, in a way that is not run here.
 
+use super::experts::Shared;
 use super::keys::{self, Keys};
-use super::rows::{Cap, Row};
+use super::rows::{Cap, Multipliers, Parallel, Row};
 use crate::error::{Result, unsupported};
 use crate::load::Metadata;
 
@@ -14,11 +15,16 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
     let refuse = |key: &str, value: &dyn std::fmt::Display| {
         Err(unsupported(format!("key \"{key}\": {value} is not supported with {}", row.name)))
     };
-    for key in ["attention_bias", "mlp_bias", "enable_moe_block"] {
+    for key in ["attention_bias", "mlp_bias"] {
         // qwen2 has its biases whatever the key says.
-        if json.bool(key)? == Some(true) && !(row.qkv_bias && key.ends_with("bias")) {
+        let read = row.bias_key.is_some_and(|(own, _)| own == key)
+            || row.qkv_bias && key.ends_with("bias");
+        if json.bool(key)? == Some(true) && !read {
             return refuse(key, &true);
         }
+    }
+    if row.gated_heads && json.bool("attn_output_gate")? == Some(false) {
+        return refuse("attn_output_gate", &false);
     }
     // "vision" concerns images alone.
     if let Some(both) = json.get("use_bidirectional_attention")
@@ -27,10 +33,45 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
     {
         return refuse("use_bidirectional_attention", both);
     }
-    for key in ["hidden_act", "hidden_activation"] {
-        if let Some(act) = json.get(key)
-            && !act.as_str().is_some_and(|name| row.act_names.contains(&name))
+    for key in ["qk_layernorm", "add_cross_attention", "scale_attn_by_inverse_layer_idx"] {
+        if json.bool(key)? == Some(true) {
+            return refuse(key, &true);
+        }
+    }
+    if row.parallel != Parallel::IfSaid && json.bool("use_parallel_residual")? == Some(true) {
+        return refuse("use_parallel_residual", &true);
+    }
+    for (key, read) in [
+        ("embedding_multiplier", row.multipliers == Multipliers::Granite),
+        ("attention_multiplier", row.multipliers == Multipliers::Granite),
+        ("residual_multiplier", row.multipliers == Multipliers::Granite),
+        ("logits_scaling", row.multipliers == Multipliers::Granite),
+        ("logit_scale", matches!(row.multipliers, Multipliers::Logits(_))),
+    ] {
+        if let Some(factor) = json.get(key)
+            && !read
+            && factor.as_f64() != Some(1.0)
         {
+            return refuse(key, factor);
+        }
+    }
+    for (key, expected) in row.expects {
+        if let Some(value) = json.get(key)
+            && value.to_string() != *expected
+        {
+            return refuse(key, value);
+        }
+    }
+    let [function, acts @ ..] = ["activation_function", "hidden_act", "hidden_activation"]
+        .map(|key| json.get(key).map(|act| (key, act)));
+    // The numbers of Mamba layers are there where there are none of them, too; `layer_types` says.
+    if row.shared_ffn {
+        json.map.keys().filter(|key| key.starts_with("mamba_")).for_each(|key| drop(json.get(key)));
+    }
+    // Some files have gpt2's key beside their own, with another value.
+    let act = if acts.iter().all(Option::is_none) { function } else { None };
+    for (key, act) in acts.into_iter().chain([act]).flatten() {
+        if !act.as_str().is_some_and(|name| row.act_names.contains(&name)) {
             return refuse(key, act);
         }
     }
@@ -63,20 +104,22 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
         let problem = format!("mixtures of {experts} experts are not supported with {arch}");
         return refuse("expert_count", &problem);
     }
+    // Of layers that dense ones of granite 4 have not; their feed-forward layer is as wide as a key
+    // says that others have, too.
+    if row.multipliers == Multipliers::Granite {
+        let idle = [format!("{arch}.ssm."), format!("{arch}.expert_shared_feed_forward_length")];
+        let keys = metadata.iter().map(|(key, _)| key);
+        keys.filter(|key| idle.iter().any(|start| key.starts_with(start)))
+            .for_each(|key| drop(metadata.get(key)));
+    }
     if keys.bool(keys::CAUSAL)? == Some(false) {
         return refuse("attention.causal", &"attention in both directions is not supported");
     }
-    let normed = format!("{arch}.expert_weights_norm");
-    if metadata.get_bool(&normed)? == Some(false) {
-        return refuse("expert_weights_norm", &format!("false is not supported with {arch}"));
-    }
-    // The value without an effect: none, or softmax.
+    // The value without an effect: none.
     for (key, neutral) in [
         ("attn_logit_softcapping", 0.0),
         ("final_logit_softcapping", 0.0),
         ("expert_shared_count", 0.0),
-        ("expert_gating_func", 1.0),
-        ("expert_weights_scale", 1.0),
         ("attention.scale", 0.0),
         ("logit_scale", 1.0),
         ("residual_scale", 1.0),
@@ -91,6 +134,13 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
         let read = match key {
             "attn_logit_softcapping" => row.attention_cap != Cap::Never,
             "final_logit_softcapping" => row.logit_cap != Cap::Never,
+            "expert_shared_count" => {
+                row.experts.is_some_and(|mixture| mixture.shared != Shared::None)
+            }
+            "logit_scale" => row.multipliers != Multipliers::None,
+            "attention.scale" | "residual_scale" | "embedding_scale" => {
+                row.multipliers == Multipliers::Granite
+            }
             _ => false,
         };
         if number != neutral && number != 0.0 && !read {

@@ -27,7 +27,7 @@ pub(super) fn ropes(
             let kind = row.local_rope.then_some("full_attention");
             from_json(json, kind, row, dim, context)?
         }
-        Keys::Gguf { .. } => from_gguf(keys, source.rope_factors, row.gguf_rope, dim, context)?,
+        Keys::Gguf { .. } => from_gguf(source, row.gguf_rope, dim, context)?,
     };
     if !row.local_rope {
         return Ok((rope, None));
@@ -40,7 +40,7 @@ pub(super) fn ropes(
         Some(local) => local,
         None => Rope {
             dim: keys.size(keys::LOCAL_ROPE_DIM)?.unwrap_or(rope.dim),
-            theta: keys.f32(keys::LOCAL_THETA)?.unwrap_or(10_000.0),
+            theta: keys.f32(keys::LOCAL_THETA)?.or(row.local_theta).unwrap_or(rope.theta),
             scaling: RopeScaling::None,
             ..rope.clone()
         },
@@ -49,7 +49,7 @@ pub(super) fn ropes(
 }
 
 /// Rope in a folder. `kind` names the layers, where the file has one set for each kind of them.
-pub(super) fn from_json(
+fn from_json(
     json: Object,
     kind: Option<&str>,
     row: &Row,
@@ -69,29 +69,80 @@ pub(super) fn from_json(
     let scaling = json.inner(own.unwrap_or(map), &prefix);
     let part = partial(json, scaling, row)?;
     let theta = match scaling.f32("rope_theta")? {
-        None => json.f32("rope_theta")?,
+        None => Keys::Json(json).f32(keys::THETA)?,
         some => some,
     };
     let theta = theta.unwrap_or(row.theta);
-    if scaling.str("rope_type")? == Some("proportional") {
-        let scaling = proportional(scaling, part, head_dim)?;
-        return Ok(Rope { theta, dim: head_dim, style: RopeStyle::Halves, scaling });
-    }
-    Ok(Rope {
+    let rope = Rope {
         theta,
         dim: (head_dim as f64 * part) as usize,
-        style: RopeStyle::Halves,
-        scaling: scaling_json(scaling, context)?,
+        style: row.json_rope,
+        scaling: RopeScaling::None,
+    };
+    match (kind_of(scaling)?, scaling.f64("alpha")?) {
+        ("proportional", _) => {
+            let scaling = proportional(scaling, part, head_dim)?;
+            Ok(Rope { dim: head_dim, scaling, ..rope })
+        }
+        ("longrope" | "su", _) => {
+            Ok(Rope { scaling: longrope_json(json, scaling, context)?, ..rope })
+        }
+        // A greater base, and nothing that changes with the length.
+        ("dynamic", Some(alpha)) if alpha >= 1.0 => {
+            for key in ["factor", "mscale", "mscale_all_dim"] {
+                if let Some(other) = scaling.f64(key)?.filter(|&x| x != 1.0) {
+                    return Err(scaling.error(key, format_args!("is {other}, with a key alpha")));
+                }
+            }
+            let dim = rope.dim as f64;
+            let stretch = libm::pow(alpha, dim / (dim - 2.0));
+            Ok(Rope { theta: (f64::from(theta) * stretch) as f32, ..rope })
+        }
+        _ => Ok(Rope { scaling: scaling_json(scaling, context)?, ..rope }),
+    }
+}
+
+fn kind_of(scaling: Object<'_>) -> Result<&str> {
+    let key = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
+    Ok(scaling.str(key)?.unwrap_or("default"))
+}
+
+/// LongRoPE (<https://arxiv.org/abs/2402.13753>): divisors for contexts up to that of pre-training,
+/// and for longer ones.
+fn longrope_json(json: Object, scaling: Object, context: usize) -> Result<RopeScaling> {
+    let list = |key: &str| {
+        let list = scaling.get(key).and_then(serde_json::Value::as_array);
+        let numbers = |list: &Vec<serde_json::Value>| {
+            list.iter().map(|x| x.as_f64().map(|x| x as f32)).collect::<Option<Vec<_>>>()
+        };
+        list.and_then(numbers).ok_or_else(|| scaling.error(key, "is no list of numbers"))
+    };
+    let original = match Keys::Json(scaling).size(keys::ROPE_ORIGINAL)? {
+        None => Keys::Json(json).need(keys::ROPE_ORIGINAL)?,
+        Some(original) => original,
+    };
+    let factor = match scaling.f64("factor")? {
+        None => context as f64 / original as f64,
+        Some(factor) => factor,
+    };
+    let attention_factor = match scaling.f64("attention_factor")? {
+        Some(given) => given,
+        None if factor <= 1.0 => 1.0,
+        None => libm::sqrt(1.0 + libm::log(factor) / libm::log(original as f64)),
+    };
+    Ok(RopeScaling::Long {
+        short: list("short_factor")?,
+        long: list("long_factor")?,
+        original_context: original,
+        attention_factor: attention_factor as f32,
     })
 }
 
 /// The part of a head that turns.
 fn partial(json: Object, scaling: Object, row: &Row) -> Result<f64> {
     const KEY: &str = "partial_rotary_factor";
-    let part = match scaling.f64(KEY)? {
-        None => json.f64(KEY)?,
-        some => some,
-    };
+    let (older, outside) = (json.f64("rotary_pct")?, json.f64(KEY)?);
+    let part = scaling.f64(KEY)?.or(outside).or(older);
     match (part.or(row.partial_rope), row.partial_rope) {
         (None, None) => Ok(1.0),
         (Some(part), None) if part != 1.0 => {
@@ -114,7 +165,7 @@ fn proportional(json: Object, part: f64, head_dim: usize) -> Result<RopeScaling>
 }
 
 /// Rope of layers with a window as transformers 5 writes it; `None` where the file has none.
-pub(super) fn local_from_json(
+fn local_from_json(
     json: Object,
     row: &Row,
     head_dim: usize,
@@ -122,9 +173,8 @@ pub(super) fn local_from_json(
 ) -> Result<Option<Rope>> {
     const KIND: &str = "sliding_attention";
     let there = json.object("rope_parameters")?.is_some_and(|map| map.contains_key(KIND));
-    there
-        .then(|| from_json(json, Some(KIND), &Row { theta: 10_000.0, ..*row }, head_dim, context))
-        .transpose()
+    let row = Row { theta: row.local_theta.unwrap_or(row.theta), ..*row };
+    there.then(|| from_json(json, Some(KIND), &row, head_dim, context)).transpose()
 }
 
 fn scaling_json(json: Object, context: usize) -> Result<RopeScaling> {
@@ -182,20 +232,24 @@ fn yarn_json(json: Object, context: usize) -> Result<RopeScaling> {
     })
 }
 
-/// Rope in GGUF metadata; `factors` are the numbers of the tensor `rope_freqs.weight`.
+/// Rope in GGUF metadata.
 pub(super) fn from_gguf(
-    keys: Keys,
-    factors: Option<&[f32]>,
+    source: Source<'_>,
     style: RopeStyle,
     head_dim: usize,
     context: usize,
 ) -> Result<Rope> {
+    let keys = source.keys;
     let Keys::Gguf { metadata, arch } = keys else { unreachable!("the caller matched") };
+    let scaling = Scaling { metadata, arch };
     Ok(Rope {
         theta: keys.f32(keys::THETA)?.unwrap_or(10_000.0),
         dim: keys.size(keys::ROPE_DIM)?.unwrap_or(head_dim),
         style,
-        scaling: scaling_gguf(Scaling { metadata, arch }, factors, context)?,
+        scaling: match source.long_rope {
+            Some(factors) => longrope_gguf(scaling, factors, context)?,
+            None => scaling_gguf(scaling, source.rope_factors, context)?,
+        },
     })
 }
 
@@ -246,6 +300,28 @@ fn scaling_gguf(keys: Scaling, factors: Option<&[f32]>, context: usize) -> Resul
             keys.key("scaling.type")
         ))),
     }
+}
+
+/// LongRoPE's divisors as the converter stores them: for short contexts, and for long ones.
+pub(crate) const LONG_ROPE: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
+
+fn longrope_gguf(keys: Scaling, factors: [&[f32]; 2], context: usize) -> Result<RopeScaling> {
+    let Scaling { metadata, arch } = keys;
+    let original = Keys::Gguf { metadata, arch }.size(keys::ROPE_ORIGINAL)?;
+    if let Some(other) = keys.ty()?.filter(|ty| !matches!(*ty, "longrope" | "none")) {
+        return Err(unsupported(format!(
+            "tensor \"{}\" together with the key \"{}\" ({other}) is not supported",
+            LONG_ROPE[0],
+            keys.key("scaling.type")
+        )));
+    }
+    let [short, long] = factors.map(<[f32]>::to_vec);
+    Ok(RopeScaling::Long {
+        short,
+        long,
+        original_context: original.unwrap_or(context),
+        attention_factor: keys.f32("scaling.attn_factor")?.unwrap_or(1.0),
+    })
 }
 
 /// Llama 3's scaling as the converter stores it: one divisor per pair of dimensions.

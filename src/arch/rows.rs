@@ -1,12 +1,21 @@
 //! The decoders: a row of data each, in a file for each house that makes them.
 
+mod cohere;
+mod deepseek;
 mod gemma;
+mod gpt;
+mod gpt_oss;
+mod granite;
 mod liquid;
 mod llama;
+mod microsoft;
+mod olmo;
+mod others;
 mod qwen;
 
 use goldcrest_kernels::Nonlinearity;
 
+use super::experts::Mixture;
 use crate::config::RopeStyle;
 
 /// All that tells one decoder from another.
@@ -17,21 +26,34 @@ pub(super) struct Row {
     /// `general.architecture` in GGUF.
     pub(super) gguf: &'static str,
     /// Layers are mixtures of experts, but for those that the file names.
-    pub(super) experts: Option<Routing>,
+    pub(super) experts: Option<Mixture>,
     /// Queries, keys and values have biases.
     pub(super) qkv_bias: bool,
+    /// This key of a config.json says whether they have, with what it is by default; in GGUF they have
+    /// them where there are tensors.
+    pub(super) bias_key: Option<(&'static str, bool)>,
     /// So has the projection of what heads attend to.
     pub(super) output_bias: bool,
     /// And so have the matrices of feed-forward layers.
     pub(super) mlp_bias: bool,
     /// Some files have queries, keys and values as one tensor, and gate and up.
     pub(super) fused: bool,
+    /// In a folder, queries, keys and values of one tensor alternate head by head.
+    pub(super) fused_by_head: bool,
+    /// Matrices that a folder stores transposed, by GGUF's names without the layer and ending.
+    pub(super) transposed: &'static [&'static str],
     /// Queries and keys are normalised before rope.
     pub(super) qk_norm: QkNorm,
     /// Heads have gates, each after its query.
     pub(super) gated_heads: bool,
+    /// Rotated queries grow with their position.
+    pub(super) temperature: bool,
     /// What some layers have instead of attention.
     pub(super) recurrence: Recurrence,
+    /// Keys and values are made of latents.
+    pub(super) latent: bool,
+    /// Each head has a score that no position has.
+    pub(super) sinks: bool,
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,
@@ -53,16 +75,28 @@ pub(super) struct Row {
     /// Each layer's output is multiplied by a number of its own.
     pub(super) layer_scale: bool,
     pub(super) mlp: Mlp,
+    /// Attention and feed-forward layer read the same rows and are added together.
+    pub(super) parallel: Parallel,
     /// The embedding is multiplied by the square root of its width.
     pub(super) scaled_embedding: bool,
+    pub(super) multipliers: Multipliers,
+    /// The head has a bias.
+    pub(super) head_bias: bool,
+    /// Positions are rows of a table that are added to the embedding.
+    pub(super) learned_positions: bool,
     pub(super) act: Nonlinearity,
     /// config.json's names of `act`.
     pub(super) act_names: &'static [&'static str],
     pub(super) windows: Windows,
     /// Layers with a window have a rope of their own.
     pub(super) local_rope: bool,
-    /// Which dimensions rope pairs in a GGUF file; a folder always has [`RopeStyle::Halves`].
+    /// Its base where a file does not say; without one, that of the others.
+    pub(super) local_theta: Option<f32>,
+    /// Layers whose queries and keys are rotated.
+    pub(super) roped: Roped,
+    /// Which dimensions rope pairs in a GGUF file, and in a folder.
     pub(super) gguf_rope: RopeStyle,
+    pub(super) json_rope: RopeStyle,
     /// The part of a head that rope turns where a config.json does not say; `None` where it is always
     /// all.
     pub(super) partial_rope: Option<f64>,
@@ -71,21 +105,18 @@ pub(super) struct Row {
     pub(super) eps: f32,
     /// The head dimension where a config.json does not say: `hidden / n_heads` if this does not.
     pub(super) head_dim: Option<usize>,
+    /// The width of feed-forward layers where a file does not say, as a multiple of the hidden size.
+    pub(super) ffn_times: Option<usize>,
+    /// It has a key of its own in a config.json.
+    pub(super) shared_ffn: bool,
     /// Without a number of key and value heads there are as many as query heads.
     pub(super) kv_heads_default: bool,
     /// The embedding is the head where a config.json does not say.
     pub(super) tied: bool,
+    /// Keys of a config.json with the one value, as JSON, that is understood.
+    pub(super) expects: &'static [(&'static str, &'static str)],
     /// Hugging Face's names of tensors in a layer and GGUF's, where they are not the usual ones.
     pub(super) names: &'static [(&'static str, &'static str)],
-}
-
-/// How experts are chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Routing {
-    /// The probabilities of the chosen ones are made to sum to 1.
-    Renormalised,
-    /// `norm_topk_prob` of a config.json says whether they are; in GGUF they are.
-    AsTheFileSays,
 }
 
 /// Which layers see a window only.
@@ -100,6 +131,43 @@ pub(super) enum Windows {
     Qwen,
     /// All but every so many, or what the file says instead.
     AllButEvery(usize),
+    /// All, if the file has a window.
+    IfGiven,
+}
+
+/// Which layers rotate queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Roped {
+    All,
+    None,
+    /// All but every so many, or those that the file lists.
+    AllButEvery(usize),
+    /// Those with a window, in a model that has any.
+    Windowed,
+    /// All or none, as `position_embedding_type` says; this where a config.json does not say.
+    AsTheFileSays {
+        default: bool,
+    },
+}
+
+/// Whether attention and feed-forward layer of a layer are one block of two branches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parallel {
+    No,
+    /// Both read what one norm makes.
+    OneNorm,
+    /// Each has a norm, and the key `use_parallel_residual` says whether they are.
+    IfSaid,
+}
+
+/// Factors that a file gives.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Multipliers {
+    None,
+    /// On the embedding, on scores, on what blocks add; and the logits are divided by one.
+    Granite,
+    /// On the logits; this where a config.json does not say.
+    Logits(f32),
 }
 
 /// The recurrent mixers of a model.
@@ -119,6 +187,8 @@ pub(super) enum Recurrence {
 pub(super) enum QkNorm {
     None,
     PerHead,
+    /// After rope.
+    PerHeadRotated,
     /// All heads together.
     Whole,
 }
@@ -177,7 +247,21 @@ pub(super) enum Mlp {
 
 /// Every row.
 pub(super) fn all() -> impl Iterator<Item = &'static Row> {
-    [llama::ROWS, qwen::ROWS, gemma::ROWS, liquid::ROWS].into_iter().flatten()
+    let houses = [
+        llama::ROWS,
+        qwen::ROWS,
+        gemma::ROWS,
+        deepseek::ROWS,
+        liquid::ROWS,
+        gpt::ROWS,
+        gpt_oss::ROWS,
+        microsoft::ROWS,
+        granite::ROWS,
+        olmo::ROWS,
+        cohere::ROWS,
+        others::ROWS,
+    ];
+    houses.into_iter().flatten()
 }
 
 /// What a row says unless it says something else.

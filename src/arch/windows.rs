@@ -2,8 +2,8 @@
 
 use super::keys::{self, Keys};
 use super::recurrent::is_recurrent;
-use super::rows::{Recurrence, Row, Windows};
-use crate::config::limits;
+use super::rows::{Recurrence, Roped, Row, Windows};
+use crate::config::{Config, limits};
 use crate::error::{Result, config_error, unsupported};
 use crate::load::{Object, Value};
 
@@ -45,6 +45,7 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
     let window = given.or(absent.then_some(4096));
     let (window, slides): (_, Box<dyn Fn(usize) -> bool>) = match row.windows {
         Windows::Llama => (None, Box::new(|_| false)),
+        Windows::IfGiven => (given, Box::new(|_| true)),
         // What transformers' class has by default: mistral a window, mixtral none.
         Windows::Mistral if row.experts.is_some() => (given, Box::new(|_| true)),
         Windows::Mistral => (window, Box::new(|_| true)),
@@ -55,12 +56,8 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
             (window.filter(|_| used), Box::new(move |layer| layer >= first))
         }
         Windows::AllButEvery(usual) => {
-            let saved = json.usize("_sliding_window_pattern")?;
-            let every = json.usize("sliding_window_pattern")?.or(saved).unwrap_or(usual);
-            if every == 0 {
-                return Err(json.error("sliding_window_pattern", "is 0"));
-            }
-            (window, Box::new(move |layer| !(layer + 1).is_multiple_of(every)))
+            let every = pattern(json)?.unwrap_or(usual);
+            (window, Box::new(move |layer| every == 0 || !(layer + 1).is_multiple_of(every)))
         }
     };
     let Some(types) = json.get("layer_types") else {
@@ -70,7 +67,7 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
         json.error("layer_types", format_args!("is not a list of {n_layers} names"))
     })?;
     let slides = |value: &serde_json::Value| match value.as_str() {
-        Some("full_attention") => Ok(None),
+        Some("full_attention" | "attention") => Ok(None),
         Some(name) if row.recurrence != Recurrence::None && is_recurrent(name) => Ok(None),
         Some("sliding_attention") if window.is_some() => Ok(window),
         Some("sliding_attention") => {
@@ -79,4 +76,63 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
         _ => Err(unsupported(format!("key \"layer_types\": {value} is not supported"))),
     };
     types.iter().map(slides).collect()
+}
+
+/// One layer of how many sees all: a number, or a letter for each of them. `None` where the file does
+/// not say, or lists its layers.
+fn pattern(json: Object) -> Result<Option<usize>> {
+    const KEY: &str = "sliding_window_pattern";
+    let saved = json.usize("_sliding_window_pattern")?;
+    let every = match json.get(KEY).and_then(serde_json::Value::as_str) {
+        Some(letters) if letters.trim_start_matches('L') == "G" => Some(letters.len()),
+        _ => json.usize(KEY)?.or(saved),
+    };
+    if every == Some(0) && json.get("layer_types").is_none() {
+        return Err(json.error(KEY, "is 0"));
+    }
+    Ok(every)
+}
+
+/// Whether each layer rotates queries and keys.
+pub(super) fn roped(keys: Keys, row: &Row, config: &Config) -> Result<Vec<bool>> {
+    let Config { n_layers, windows, .. } = config;
+    let all = |roped| Ok(vec![roped; *n_layers]);
+    match row.roped {
+        Roped::All => all(true),
+        Roped::None => all(false),
+        Roped::AllButEvery(every) => all_but_every(keys, every, *n_layers),
+        Roped::Windowed if windows.iter().all(Option::is_none) => all(true),
+        Roped::Windowed => Ok(windows.iter().map(Option::is_some).collect()),
+        Roped::AsTheFileSays { default } => match keys {
+            Keys::Json(json) => {
+                all(json.str("position_embedding_type")?.map_or(default, |kind| kind == "rope"))
+            }
+            Keys::Gguf { .. } => all(keys.bool(keys::ROTATES)?.unwrap_or(true)),
+        },
+    }
+}
+
+/// A list of the layers that rotate, or all but every so many.
+fn all_but_every(keys: Keys, every: usize, n_layers: usize) -> Result<Vec<bool>> {
+    const LIST: &str = "no_rope_layers";
+    const EVERY: &str = "no_rope_layer_interval";
+    let every = match keys {
+        Keys::Json(json) => json.usize(EVERY)?.unwrap_or(every),
+        Keys::Gguf { .. } => every,
+    };
+    let Keys::Json(json) = keys else {
+        return Ok((1..=n_layers).map(|layer| !layer.is_multiple_of(every)).collect());
+    };
+    let Some(list) = json.get(LIST) else {
+        if every == 0 {
+            return Err(json.error(EVERY, "is 0"));
+        }
+        return Ok((1..=n_layers).map(|layer| !layer.is_multiple_of(every)).collect());
+    };
+    // 1 stands for a layer that rotates, whatever the name of the key.
+    let rotates = |value: &serde_json::Value| value.as_u64().map(|x| x != 0);
+    let rotates =
+        |list: &Vec<serde_json::Value>| list.iter().map(rotates).collect::<Option<Vec<_>>>();
+    let list = list.as_array().filter(|list| list.len() == n_layers).and_then(rotates);
+    list.ok_or_else(|| json.error(LIST, format_args!("is not a list of {n_layers} numbers")))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::arch::{Decoder, Keys, ROPE_FREQS, Source};
+use crate::arch::{Decoder, Keys, LONG_ROPE, ROPE_FREQS, Source};
 use crate::config::{Config, limits};
 use crate::error::{Error, Result, config_error, tensor_error, unsupported};
 use crate::spec::{Named, Part, Slot, Slots, Spec};
@@ -74,7 +74,8 @@ impl Checkpoint {
             Origin::Folder(folder) => {
                 let config = folder.config()?;
                 let keys = Keys::Json(config);
-                let source = Source { keys, rope_factors: None, embedding_rows: None };
+                let source =
+                    Source { keys, rope_factors: None, long_rope: None, embedding_rows: None };
                 let decoder = Decoder::read(source);
                 let checked = decoder.and_then(|decoder| {
                     unread::check_json(config, &folder.seen, decoder.config.arch)?;
@@ -89,20 +90,23 @@ impl Checkpoint {
         let metadata = self.metadata();
         let arch = metadata.get_str("general.architecture")?;
         let arch = super::Metadata::need("general.architecture", arch)?;
-        let factors = self.rope_factors()?;
+        let factors = self.rope_factors(ROPE_FREQS)?;
+        let [short, long] = LONG_ROPE.map(|name| self.rope_factors(name));
+        let long_rope = short?.zip(long?);
         let rows = self.tensor(EMBEDDING).map(Tensor::rows);
         let decoder = Decoder::read(Source {
             keys: Keys::Gguf { metadata, arch },
             rope_factors: factors.as_deref(),
+            long_rope: long_rope.as_ref().map(|(short, long)| [&short[..], long]),
             embedding_rows: rows.or(self.vocabulary()),
         })?;
         unread::check_gguf(metadata, arch)?;
         Ok(decoder)
     }
 
-    /// Llama 3's stretch of rope, one divisor per pair of dimensions.
-    fn rope_factors(&self) -> Result<Option<Vec<f32>>> {
-        let Some(tensor) = self.tensor(ROPE_FREQS) else { return Ok(None) };
+    /// A stretch of rope, one divisor per pair of dimensions.
+    fn rope_factors(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.tensor(name) else { return Ok(None) };
         if tensor.ty != GgmlType::F32 || tensor.elements() > limits::HEAD_DIM {
             return Err(self.tensor_error(
                 tensor,
@@ -126,6 +130,7 @@ impl Checkpoint {
         let mut read = HashSet::new();
         if matches!(self.origin, Origin::Gguf { .. }) {
             read.insert(ROPE_FREQS.to_owned());
+            read.extend(LONG_ROPE.map(str::to_owned));
         }
         if tied {
             read.insert(HEAD.to_owned());
@@ -175,33 +180,26 @@ impl Checkpoint {
     }
 
     fn check_slot(&self, slot: &Slot, read: &mut HashSet<String>) -> Result<()> {
-        if slot.shape.len() == 3 && self.tensor(&slot.name).is_none() {
+        if let Some(part) = self.part_of(slot) {
+            self.check_tensor(&part.tensor, &part.shape)?;
+            read.insert(part.tensor.clone());
+        } else if slot.shape.len() == 3 && self.tensor(&slot.name).is_none() {
             for expert in 0..slot.shape[0] {
                 let name = slot.expert_name(expert);
                 self.check_tensor(&name, &slot.shape[1..])?;
                 read.insert(name);
             }
-            return Ok(());
-        }
-        let Some(part) = self.part_of(slot) else {
+        } else {
             self.check_tensor(&slot.name, &slot.shape)?;
             read.insert(slot.name.clone());
-            return Ok(());
-        };
-        if self.tensor(&part.tensor).is_none() {
-            return Err(self.missing(&slot.name));
         }
-        let shape: Vec<_> =
-            std::iter::once(part.of).chain(slot.shape[1..].iter().copied()).collect();
-        self.check_tensor(&part.tensor, &shape)?;
-        read.insert(part.tensor.clone());
         Ok(())
     }
 
-    /// Where the slot is, unless in a tensor of its own.
+    /// Where the slot is, unless in a tensor of its own, or one for each expert.
     pub(crate) fn part_of<'s>(&self, slot: &'s Slot) -> Option<&'s Part> {
         let own = self.tensor(&slot.name).is_some_and(|own| own.shape[0] == slot.shape[0]);
-        slot.part.as_ref().filter(|_| !own)
+        slot.part.as_ref().filter(|part| !own && self.tensor(&part.tensor).is_some())
     }
 
     /// Whether a tensor has the shape, but for dimensions of 1; a packed file has the numbers of what
@@ -291,6 +289,7 @@ mod tests {
             offset: 0,
             len: 4 * shape.iter().product::<usize>(),
             stride: 0,
+            transposed: false,
         }
     }
 

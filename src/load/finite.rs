@@ -48,6 +48,19 @@ pub fn has_bad_scale(ty: GgmlType, rows: &[u8]) -> bool {
         GgmlType::Q5_0 => scan::<22, 1>(rows, [0]),
         GgmlType::Q5_1 => scan::<24, 2>(rows, [0, 2]),
         GgmlType::Q8_0 => scan::<34, 1>(rows, [0]),
+        GgmlType::IQ4_NL => scan::<18, 1>(rows, [0]),
+        // A biased exponent, whose greatest is NaN.
+        GgmlType::MXFP4 => any(rows.as_chunks::<17>().0, |block| block[0] == 0xff),
+        GgmlType::IQ1_M => any(rows.as_chunks::<56>().0, |b| {
+            // A quarter of the half float in each of the last four words.
+            let [.., b53, _, b55] = b;
+            let high = u32::from(b55 >> 4) << 12 | u32::from(b53 >> 4) << 8;
+            exponent_full(high, 0x7c00)
+        }),
+        // Floats of eight bits, which have no infinity.
+        GgmlType::NVFP4 => any(rows.as_chunks::<36>().0, |b| {
+            b[..4].iter().fold(false, |bad, &scale| bad | exponent_full(scale.into(), 0x7f))
+        }),
         _ => {
             let offsets = ty.scale_offsets();
             rows.chunks_exact(ty.block_bytes()).any(|block| {
@@ -164,6 +177,33 @@ mod tests {
                     bytes[at..at + 2].copy_from_slice(&bad.to_le_bytes());
                     assert_eq!(check_finite(ty, &bytes), Err(2), "{ty}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn an_exponent_can_be_nan() {
+        let mut blocks = [0xffu8; 3 * 17];
+        blocks.chunks_exact_mut(17).for_each(|block| block[0] = 0xfe);
+        assert_eq!(check_finite(GgmlType::MXFP4, &blocks), Ok(()));
+        blocks[2 * 17] = 0xff;
+        assert_eq!(check_finite(GgmlType::MXFP4, &blocks), Err(2));
+    }
+
+    #[test]
+    fn finds_scales_that_are_no_half_floats() {
+        let mut medium = [0u8; 2 * 56];
+        // Infinity, 0x7c00, whose upper two quarters are the last two words' upper bits.
+        (medium[56 + 53], medium[56 + 55]) = (0xc0, 0x70);
+        assert_eq!(check_finite(GgmlType::IQ1_M, &medium), Err(1));
+        medium[56 + 53] = 0xbf;
+        assert_eq!(check_finite(GgmlType::IQ1_M, &medium), Ok(()));
+        for scale in 0..4 {
+            for (byte, want) in [(0x7f, Err(2)), (0xff, Err(2)), (0x7e, Ok(()))] {
+                let mut nv = [0xffu8; 3 * 36];
+                nv.as_chunks_mut::<36>().0.iter_mut().for_each(|block| block[..4].fill(0x38));
+                nv[2 * 36 + scale] = byte;
+                assert_eq!(check_finite(GgmlType::NVFP4, &nv), want);
             }
         }
     }

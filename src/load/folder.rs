@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::arch::tensor_names;
+use crate::arch::{tensor_names, transposed};
 use crate::error::{Error, Result, config_error, format_error};
 
 use super::json::{self, Object};
@@ -151,9 +151,16 @@ impl Folder {
         let Some(Ok(config)) = self.config.as_ref().map(text_config) else { return };
         let arch = config.str("model_type").ok().flatten();
         let Some(own) = arch.and_then(tensor_names) else { return };
+        let transposed = arch.map_or(&[][..], transposed);
         for tensor in tensors {
             if let Some(name) = gguf_name(&tensor.name, own) {
                 tensor.name = name;
+            }
+            let of_layer = tensor.name.splitn(3, '.').nth(2);
+            let part = of_layer.and_then(|rest| rest.strip_suffix(".weight"));
+            if part.is_some_and(|part| transposed.contains(&part)) && tensor.shape.len() == 2 {
+                tensor.transposed = true;
+                tensor.shape.reverse();
             }
         }
     }

@@ -109,7 +109,7 @@ fn read_tensor(reader: &mut Reader, number: u64, file: usize, alignment: u64) ->
     }
     let offset = usize::try_from(offset)
         .map_err(|_| reader.error(format_args!("offset {offset} is outside the file")))?;
-    Ok(Tensor { name: name.to_owned(), ty, shape, file, offset, len, stride: 0 })
+    Ok(Tensor { name: name.to_owned(), ty, shape, file, offset, len, stride: 0, transposed: false })
 }
 
 pub(super) fn read_shape(reader: &mut Reader) -> Result<Vec<usize>> {

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::spec::{Named, Spec};
-use crate::state::state_bytes;
+use crate::state::kv_bytes;
 
+use super::blocks::{self, BlockCount};
 use super::metadata::{Array, Metadata, Value, each_array};
 use super::{Checkpoint, FileKind, GgmlType};
 
@@ -47,6 +48,12 @@ pub struct Summary<'a> {
     /// Why it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// The longest context that the model was made for, in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<usize>,
+    /// What the model is made of, where it runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<BlockCount>,
     /// Memory that running it takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryNeeded>,
@@ -135,6 +142,8 @@ impl Checkpoint {
             file_bytes: self.file_bytes(),
             runnable: problem.is_none(),
             problem,
+            context_length: spec.as_ref().ok().map(|(_, decoder)| decoder.config.context_length),
+            blocks: spec.as_ref().map_or_else(|_| Vec::new(), |(spec, _)| blocks::count(spec)),
             memory: spec.ok().map(|(spec, decoder)| self.memory_needed(&spec, &decoder.config)),
             types: self.count_types(),
             metadata: self.metadata(),
@@ -145,7 +154,7 @@ impl Checkpoint {
     fn memory_needed(&self, spec: &Spec<Named>, config: &Config) -> MemoryNeeded {
         let context = config.context_length.min(DEFAULT_CONTEXT);
         let weights = self.tensor_bytes();
-        let kv_cache = state_bytes(spec, KvType::F16, context).unwrap_or(usize::MAX) as u64;
+        let kv_cache = kv_bytes(spec, KvType::F16, context).unwrap_or(usize::MAX) as u64;
         MemoryNeeded { weights, kv_cache, context, total: weights.saturating_add(kv_cache) }
     }
 
@@ -194,6 +203,13 @@ impl fmt::Display for Summary<'_> {
         writeln!(f, "parameters    {} ({})", count(self.parameters), self.parameters)?;
         writeln!(f, "tensors       {} in {}", bytes(self.tensor_bytes), self.tensors.len())?;
         writeln!(f, "file          {}", bytes(self.file_bytes))?;
+        if let Some(context) = self.context_length {
+            writeln!(f, "context       {context} tokens")?;
+        }
+        for (i, BlockCount { count, kind }) in self.blocks.iter().enumerate() {
+            let title = if i == 0 { "blocks" } else { "" };
+            writeln!(f, "{title:<12}  {count} {kind}")?;
+        }
         if let Some(memory) = &self.memory {
             writeln!(
                 f,
@@ -315,7 +331,8 @@ fn scaled(x: u64, base: f64, units: &[&str]) -> String {
     format!("{x:.digits$} {}", units[unit]).trim_end().to_string()
 }
 
-fn bytes(n: u64) -> String {
+/// A number of bytes as people write it.
+pub(crate) fn bytes(n: u64) -> String {
     scaled(n, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
 }
 

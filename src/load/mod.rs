@@ -4,6 +4,7 @@
 //! before memory is taken for it, every tensor is checked to lie inside the file before anyone asks for its
 //! bytes, and whatever is wrong is an [`Error`] that names the file and the tensor or key.
 
+mod blocks;
 mod check;
 mod finite;
 mod folder;
@@ -38,9 +39,11 @@ use mmap::Bytes;
 use packed::{Former, Packed};
 use sniff::Sniffed;
 
+pub use blocks::BlockCount;
 pub use finite::{check_finite, has_bad_scale};
 pub use ggml::GgmlType;
 pub use gguf_write::{GgufEntry, gguf_padding, write_gguf_header};
+pub(crate) use inspect::bytes as in_words;
 pub use inspect::{MemoryNeeded, SourceSummary, Summary, TensorSummary, TypeCount};
 pub use metadata::{Array, Metadata, Value};
 pub use mmap::Buffer;

@@ -16,6 +16,8 @@ const IN_LAYER: &[(&str, &str)] = &[
     ("mlp.experts.*.gate_proj", "ffn_gate.*"),
     ("mlp.experts.*.up_proj", "ffn_up.*"),
     ("mlp.experts.*.down_proj", "ffn_down.*"),
+    ("mlp.experts.gate_up_proj", "ffn_gate_up_exps.weight"),
+    ("mlp.experts.down_proj", "ffn_down_exps.weight"),
 ];
 
 /// Names outside the layers.
@@ -30,19 +32,27 @@ const OUTSIDE: &[(&str, &str)] =
 /// models have the text's under [`TEXT`].
 pub(super) fn gguf_name(name: &str, own: &[(&str, &str)]) -> Option<String> {
     let name = TEXT.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-    let name = name.strip_prefix("model.").unwrap_or(name);
-    let Some(rest) = name.strip_prefix("layers.") else { return translate(name, own, OUTSIDE) };
+    let name = MODEL.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let Some(rest) = LAYER.iter().find_map(|prefix| name.strip_prefix(prefix)) else {
+        return translate(name, own, OUTSIDE);
+    };
     let (layer, rest) = rest.split_once('.')?;
     let layer = number(layer)?;
     Some(format!("blk.{layer}.{}", translate(rest, own, IN_LAYER)?))
 }
+
+/// What the names of a model's tensors begin with, in one or another generation of checkpoints.
+const MODEL: &[&str] = &["model.", "transformer.", "gpt_neox."];
+
+/// And those of a layer's.
+const LAYER: &[&str] = &["layers.", "h."];
 
 /// What the text's tensors of multimodal checkpoints begin with.
 const TEXT: &[&str] = &["model.language_model.", "language_model."];
 
 /// A whole name of the architecture's own, or its own or a usual one without the ending.
 fn translate(name: &str, own: &[(&str, &str)], usual: &[(&str, &str)]) -> Option<String> {
-    if let Some((_, to)) = own.iter().find(|(from, _)| *from == name) {
+    if let Some((_, to)) = own.iter().chain(usual).find(|(from, _)| *from == name) {
         return Some((*to).to_owned());
     }
     let (stem, kind) = name.rsplit_once('.')?;
@@ -93,6 +103,9 @@ mod tests {
             ("model.layers.3.experts.2.w1.weight", "blk.3.ffn_gate.2.weight"),
             ("model.layers.3.self_attn.o_proj.weight", "blk.3.other.weight"),
             ("model.layers.3.layer_scalar", "blk.3.layer_output_scale.weight"),
+            ("transformer.h.7.self_attn.q_proj.weight", "blk.7.attn_q.weight"),
+            ("h.7.self_attn.q_proj.bias", "blk.7.attn_q.bias"),
+            ("gpt_neox.layers.7.mlp.up_proj.weight", "blk.7.ffn_up.weight"),
             ("model.extra_tokens.weight", "extra_embd.weight"),
             ("language_model.model.norm.weight", "output_norm.weight"),
             ("language_model.lm_head.weight", "output.weight"),

@@ -47,6 +47,7 @@ pub(super) fn parse(bytes: &[u8], file: usize) -> Result<Vec<Tensor>> {
             offset: base + next,
             len,
             stride: 0,
+            transposed: false,
         });
         next += len;
     }

@@ -22,6 +22,8 @@ pub struct Tensor {
     pub(super) len: usize,
     /// From one panel to the next in a packed file; 0 where rows lie one after another.
     pub(super) stride: usize,
+    /// Whether the file has the columns of the matrix one after another, not the rows.
+    pub(crate) transposed: bool,
 }
 
 impl Tensor {
@@ -52,6 +54,11 @@ impl Tensor {
     /// Number of rows: all dimensions but the innermost.
     pub fn rows(&self) -> usize {
         self.shape[..self.shape.len() - 1].iter().product()
+    }
+
+    /// Bytes of what lies side by side: of a row, or of a column where it is transposed.
+    pub(crate) fn line_bytes(&self) -> usize {
+        if self.transposed { self.len / self.k() } else { self.row_bytes() }
     }
 
     /// Bytes of one row; of a packed matrix, those that it had before.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use goldcrest_kernels::{Activation, Format, PANEL_ROWS, unpack_row};
 
+use super::need::Fixed;
 use crate::error::Result;
 use crate::load::{Buffer, Checkpoint, Tensor};
 use crate::spec::{Named, Spec, Stage};
@@ -52,6 +53,7 @@ impl Stage for Loaded {
     /// Which of the tables.
     type Rows = usize;
     type Bank = Vec<Expert>;
+    type Heads = Vec<Matrix>;
 }
 
 /// One expert: its matrices one after another, in pages of their own but for small ones.
@@ -126,15 +128,17 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// Packs the weights of `checkpoint`, unless they are, into the blocks of `spec`; `quantize` turns
-    /// its float matrices into that format.
+    /// its float matrices into that format. Before that, `room` hears what they take and may object.
     pub(crate) fn load(
         checkpoint: Checkpoint,
         spec: &Spec<Named>,
         quantize: Option<Format>,
         watch: &Watch<'_>,
+        room: impl FnOnce(&Spec<Loaded>, Fixed) -> Result<()>,
     ) -> Result<Self> {
         let mut plan = Plan::new(&checkpoint, quantize);
         let spec = plan.model(spec)?;
+        room(&spec, plan.takes())?;
         let mut bytes_per_token = plan.per_token();
         let tables: Vec<_> =
             plan.tables.iter().map(|(tensor, format)| ((*tensor).clone(), *format)).collect();

@@ -53,6 +53,11 @@ impl Mixture {
             row("q5_k_s", 16, Q5_K, Nowhere),
             row("q5_k_m", 17, Q5_K, Spread(Q6_K)),
             row("q6_k", 18, Q6_K, Nowhere),
+            row("q2_k", 10, Q2_K, Nowhere),
+            row("q3_k_s", 11, Q3_K, Nowhere),
+            row("iq4_nl", 25, IQ4_NL, Nowhere),
+            row("iq4_xs", 30, IQ4_XS, Nowhere),
+            row("mxfp4", 38, MXFP4, Nowhere),
         ]
     };
 
@@ -70,7 +75,7 @@ impl Mixture {
     /// `n_layers`; `tied` where the embedding is the output matrix, too.
     ///
     /// The rules are those of llama.cpp's quantiser for dense models, without an importance
-    /// matrix.
+    /// matrix; but `q2_k`, `iq4_nl`, `iq4_xs` and `mxfp4` have their type in all matrices but the output.
     pub fn type_of(&self, name: &str, shape: &[usize], n_layers: usize, tied: bool) -> GgmlType {
         // A router is small, and chooses.
         if shape.len() < 2 || name.ends_with("ffn_gate_inp.weight") {
@@ -129,6 +134,7 @@ fn fallback(ty: GgmlType, k: usize) -> GgmlType {
         GgmlType::Q4_K => GgmlType::Q5_0,
         GgmlType::Q5_K => GgmlType::Q5_1,
         GgmlType::Q6_K => GgmlType::Q8_0,
+        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::IQ4_XS => GgmlType::IQ4_NL,
         _ => GgmlType::F16,
     };
     if k.is_multiple_of(smaller.block_len()) { smaller } else { GgmlType::F16 }
@@ -193,6 +199,7 @@ mod tests {
         assert_eq!(ty("q4_k_s", "blk.0.attn_v.weight", 576), Q5_1);
         assert_eq!(ty("q4_k_s", "blk.0.ffn_down.weight", 1536), Q5_K);
         assert_eq!(ty("q6_k", "blk.0.attn_q.weight", 576), Q8_0);
+        assert_eq!(ty("q2_k", "blk.0.attn_q.weight", 576), IQ4_NL);
         assert_eq!(ty("q4_0", "blk.0.attn_q.weight", 48), F16);
     }
 }

@@ -221,6 +221,7 @@ impl Shape {
         Decoder::read(Source {
             keys: Keys::Gguf { metadata: &metadata, arch: self.arch },
             rope_factors: self.rope_factors().as_deref(),
+            long_rope: None,
             embedding_rows: None,
         })
     }

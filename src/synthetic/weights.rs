@@ -13,7 +13,7 @@ const CHUNK: usize = 1 << 20;
 /// deviation of about `std` and a mean near zero. The same seed gives the same bytes.
 ///
 /// # Panics
-/// If `ty` is no type that [`Mixture`](super::Mixture) knows, or `out` no whole number of blocks.
+/// If `ty` has no kernels, or `out` no whole number of blocks.
 pub fn fill(ty: GgmlType, std: f32, seed: u64, out: &mut [u8]) {
     let bytes = ty.block_bytes();
     assert!(out.len().is_multiple_of(bytes), "{} bytes are no blocks of {ty}", out.len());
@@ -67,6 +67,38 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
         GgmlType::Q5_1 => affine(b, std / deviation(5), 15.5),
         GgmlType::Q4_K => k_quant(b, std / deviation(4), 7.5),
         GgmlType::Q5_K => k_quant(b, std / deviation(5), 15.5),
+        GgmlType::IQ4_NL => symmetric(b, std / 67.4),
+        GgmlType::MXFP4 => {
+            // One of two powers of two, so that the mean square is that of the scale between them.
+            let scale = std / 34.25f32.sqrt();
+            let ratio = scale / power_of_two(scale);
+            let up = f32::from(b[0]) < 256.0 / 3.0 * (ratio * ratio - 1.0);
+            b[0] = (scale.to_bits() >> 23) as u8 + 1 + u8::from(up);
+        }
+        GgmlType::IQ4_XS => {
+            // Scales of 24 to 31 and of -32 to -25.
+            b[2..4].fill(0);
+            for g in 0..8 {
+                b[2 + g / 4] |= (b[4 + g / 2] >> (g % 2 * 4) & 8) / 8 * 3 << (g % 4 * 2);
+            }
+            symmetric(b, std / 67.4 / 28.1);
+        }
+        GgmlType::Q2_K => {
+            // Each minimum as its scale, of 8 to 15.
+            b[..16].iter_mut().for_each(|both| *both = (8 | *both & 7) * 0x11);
+            let scale = f16::from_f32(std / deviation(2) / 11.7).to_f32();
+            put(b, 80, scale);
+            put(b, 82, 1.5 * scale);
+        }
+        GgmlType::Q3_K => {
+            // Scales of 24 to 31 and of -32 to -25.
+            for g in 0..4 {
+                let pairs =
+                    [b[96 + g] & 8, b[100 + g] & 8, b[96 + g] >> 4 & 8, b[100 + g] >> 4 & 8];
+                b[104 + g] = (0..4).fold(0, |all, i| all | pairs[i] / 8 * 3 << (2 * i));
+            }
+            put(b, 108, std / (deviation(3).powi(2) + 0.25).sqrt() / 28.1);
+        }
         GgmlType::Q6_K => {
             // Scales of 64 to 127 in magnitude, of both signs.
             b[192..208].iter_mut().for_each(|scale| {
@@ -75,13 +107,48 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
             });
             put(b, 208, std / deviation(6) / 96.0);
         }
+        // What random codes give under a scale of 1.
+        GgmlType::IQ1_S => symmetric(b, std / 7.2),
+        GgmlType::IQ1_M => {
+            let scale = f16::from_f32(std / 7.2 * vary(b[0])).to_bits();
+            let words = b[48..].as_chunks_mut::<2>().0.iter_mut();
+            words.zip(0..).for_each(|(word, i)| word[1] = word[1] & 15 | nibble(scale, i) << 4);
+        }
+        GgmlType::IQ2_XXS => symmetric(b, std / 53.3),
+        GgmlType::IQ2_XS => symmetric(b, std / 56.0),
+        GgmlType::IQ2_S => symmetric(b, std / 56.5),
+        GgmlType::IQ3_XXS => symmetric(b, std / 142.7),
+        GgmlType::IQ3_S => symmetric(b, std / 140.9),
+        // Values of E2M1: 0, 1/2, 1, 3/2, 2, 3, 4, 6, and their negatives.
+        GgmlType::NVFP4 => b[..4].iter_mut().for_each(|scale| *scale = e4m3(std / 2.93, *scale)),
         other => unreachable!("no mixture has {other}"),
     }
+}
+
+fn nibble(word: u16, i: u32) -> u8 {
+    (word >> (4 * i)) as u8 & 15
+}
+
+/// One of the two floats of eight bits around a positive number, by a random byte, so that many have
+/// its mean.
+fn e4m3(value: f32, random: u8) -> u8 {
+    let code = if value < 1.0 / 64.0 {
+        (value * 512.0 + f32::from(random) / 256.0) as u32
+    } else {
+        // The exponent, less the difference of the biases, and three bits of the mantissa.
+        ((value.to_bits() + (u32::from(random) << 12)) >> 20) - ((127 - 7) << 3)
+    };
+    code.min(0x7e) as u8
 }
 
 /// A number of standard deviation 1 and mean 0.
 fn uniform(bits: u16) -> f32 {
     (f32::from(bits) - 32767.5) / 65536.0 * 12f32.sqrt()
+}
+
+/// The greatest that is not above a positive number.
+fn power_of_two(v: f32) -> f32 {
+    f32::from_bits(v.to_bits() & 0x7f80_0000)
 }
 
 fn put(b: &mut [u8], at: usize, value: f32) {

@@ -13,7 +13,7 @@ impl Reference {
         Self(std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
     }
 
-    fn bytes(&self, name: &str) -> Vec<u8> {
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec()
     }

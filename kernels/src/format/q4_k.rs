@@ -1,7 +1,9 @@
 //! Q4_K: `d * scale * code - dmin * minimum`, a nibble a code.
 
-use crate::matmul::affine::{Affine, Blocks256};
-use crate::simd::Simd;
+use super::{Quantize, quantize::Search};
+use crate::matmul::affine::{Affine, Blocks256, put_six_bits, six_bits};
+use crate::matmul::planes::{Plane, put_codes};
+use crate::simd::{LANES, Simd};
 
 /// The format.
 #[allow(non_camel_case_types, reason = "formats keep the GGUF spelling")]
@@ -11,25 +13,58 @@ pub(crate) type Q4_K = Affine<Codes>;
 /// exactly.
 pub(crate) struct Codes;
 
-impl Blocks256 for Codes {
-    const BITS: u32 = 4;
-    type Scale<S: Simd> = S::Scale24;
+// SAFETY: sixteen bytes.
+unsafe impl Blocks256 for Codes {
+    const PLANES: &'static [Plane] = &[Plane::new(4, 16)];
+    const GROUP: usize = 32;
+    const BYTES: usize = 144;
+    const SUPER: usize = 0;
+    const QUANTIZE: Option<Quantize> = Some(quantize);
+    type Scales<S: Simd> = S::Scale24;
     type Sum<S: Simd> = S::Sum24;
 
+    fn scales_minima(head: &[u8; 16]) -> ([u8; 16], [u8; 16]) {
+        six_bits(head)
+    }
+
     #[inline(always)]
-    unsafe fn scale<S: Simd>(s: S, scale: S::I) -> S::Scale24 {
-        s.prep_scale24(scale)
+    unsafe fn scales<S: Simd>(s: S, at: *const u8, b: usize) -> S::Scale24 {
+        s.prep_scale24(s.i_load_u8(at.add(b * LANES)))
     }
     #[inline(always)]
     unsafe fn zero<S: Simd>(s: S) -> S::Sum24 {
         s.sum24_zero()
     }
     #[inline(always)]
-    unsafe fn scale_add<S: Simd>(s: S, sum: S::Sum24, dots: S::Acc, scale: S::Scale24) -> S::Sum24 {
+    unsafe fn scale_add<S: Simd>(
+        s: S,
+        sum: S::Sum24,
+        dots: S::Acc,
+        scale: S::Scale24,
+        _half: usize,
+    ) -> S::Sum24 {
         s.scale_add24(sum, dots, scale)
     }
     #[inline(always)]
     unsafe fn join<S: Simd>(s: S, low: S::Sum24, high: S::Sum24) -> S::F {
         s.sum24_join(low, high)
     }
+}
+
+const SEARCH: Search = Search {
+    group: 32,
+    greatest_code: 15,
+    greatest_scale: 63,
+    first: -1.0,
+    steps: 20,
+    linear: false,
+};
+
+fn quantize(x: &[f32], b: &mut [u8]) {
+    b.fill(0);
+    let block = SEARCH.block(x);
+    put_codes(Codes::PLANES, b, &block.codes);
+    put_six_bits(b, &block.scales, &block.minima);
+    b[..2].copy_from_slice(&block.d.to_le_bytes());
+    b[2..4].copy_from_slice(&block.dmin.to_le_bytes());
 }

@@ -3,8 +3,7 @@
 use half::f16;
 
 use super::Quantize;
-use crate::activation::q8;
-use crate::matmul::simple::{Blocks, Simple, start_at};
+use crate::matmul::simple::{Blocks, Simple, signed_start};
 use crate::panel::VECTOR;
 use crate::simd::Simd;
 
@@ -19,6 +18,7 @@ pub(crate) struct Codes;
 unsafe impl Blocks for Codes {
     const BITS: u32 = 8;
     const MIN: bool = false;
+    const FLUSH: bool = false;
     const QUANTIZE: Option<Quantize> = Some(quantize);
     type Codes<S: Simd> = S::S8;
     type Dots<S: Simd> = S::I;
@@ -33,8 +33,7 @@ unsafe impl Blocks for Codes {
     }
     #[inline(always)]
     unsafe fn start<S: Simd>(s: S, x: *const u8, b: usize) -> S::I {
-        let biased = if S::S8_BIAS == 0 { None } else { Some(q8::MINUS_128) };
-        s.i_splat_at(start_at(biased, x, b))
+        signed_start(s, x, b)
     }
     #[inline(always)]
     unsafe fn dot<S: Simd>(s: S, dots: S::I, w: S::S8, x: S::X) -> S::I {

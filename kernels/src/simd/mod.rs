@@ -51,6 +51,8 @@ pub(crate) unsafe trait Simd: Copy {
     type Scale24: Copy;
     /// Sums of [`scale_add24`](Self::scale_add24).
     type Sum24: Copy;
+    /// Sixteen bytes for [`lookup`](Self::lookup).
+    type Table: Copy;
 
     /// What [`prep_s`](Self::prep_s) adds to signed codes: 0, or 128 where the dot product wants
     /// them unsigned.
@@ -65,6 +67,7 @@ pub(crate) unsafe trait Simd: Copy {
 
     // 64 bytes
     unsafe fn b_load(self, p: *const u8) -> Self::B;
+    unsafe fn b_store(self, p: *mut u8, a: Self::B);
     unsafe fn b_splat(self, v: u8) -> Self::B;
     unsafe fn b_and(self, a: Self::B, b: Self::B) -> Self::B;
     unsafe fn b_or(self, a: Self::B, b: Self::B) -> Self::B;
@@ -112,6 +115,20 @@ pub(crate) unsafe trait Simd: Copy {
     /// Adds products of sixteen pairs of `i16` (`a` holds them as `i32` lanes).
     unsafe fn dot_pairs(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
+    // Codebooks, and sums of few bits
+    unsafe fn table(self, bytes: &[u8; 16]) -> Self::Table;
+    /// The byte of the table at each of 64 indices below 16.
+    unsafe fn lookup(self, table: Self::Table, index: Self::B) -> Self::B;
+    /// As [`prep_s`](Self::prep_s), of codes that [`S8_BIAS`](Self::S8_BIAS) is in already.
+    unsafe fn prep_biased(self, w: Self::B) -> Self::S8;
+    /// As [`dot_u`](Self::dot_u), of biased codes of 8 bits: one call, or eight where accumulators are
+    /// [`WIDE`](Self::WIDE).
+    unsafe fn dot_biased(self, acc: Self::Acc, w: Self::S8, x: Self::X) -> Self::Acc;
+    /// As [`prep_scale`](Self::prep_scale), for dot products that fit `i16`.
+    unsafe fn prep_scale16(self, scale: Self::I) -> Self::I;
+    /// As [`scale_add`](Self::scale_add), for dot products that fit `i16`.
+    unsafe fn scale_add16(self, total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I;
+
     /// Sixteen half floats as factors. An infinite one makes every product NaN.
     unsafe fn factors(self, p: *const u16) -> Self::Factor;
     /// `(dots - MAGIC) * factor`, rounded once; the dot products have at most 22 bits.
@@ -128,6 +145,8 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn i_sub(self, a: Self::I, b: Self::I) -> Self::I;
     unsafe fn i_and(self, a: Self::I, b: Self::I) -> Self::I;
     unsafe fn i_shl<const N: i32>(self, a: Self::I) -> Self::I;
+    /// Shifts zeros in.
+    unsafe fn i_shr<const N: i32>(self, a: Self::I) -> Self::I;
     /// Sixteen signed bytes, widened.
     unsafe fn i_load_i8(self, p: *const i8) -> Self::I;
     /// Sixteen unsigned bytes, widened.

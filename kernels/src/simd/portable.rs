@@ -57,6 +57,7 @@ unsafe impl Simd for Portable {
     type Factor = [f32; LANES];
     type Scale24 = [i32; LANES];
     type Sum24 = [i32; LANES];
+    type Table = [u8; 16];
 
     const S8_BIAS: i32 = 0;
     const WIDE: bool = true;
@@ -68,6 +69,10 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     unsafe fn b_load(self, p: *const u8) -> Self::B {
         p.cast::<[u8; 64]>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn b_store(self, p: *mut u8, a: Self::B) {
+        p.cast::<[u8; 64]>().write_unaligned(a);
     }
     #[inline(always)]
     unsafe fn b_splat(self, v: u8) -> Self::B {
@@ -181,6 +186,30 @@ unsafe impl Simd for Portable {
             + (a[i] >> 16) * (b[i] >> 16))
     }
     #[inline(always)]
+    unsafe fn table(self, bytes: &[u8; 16]) -> Self::Table {
+        *bytes
+    }
+    #[inline(never)]
+    unsafe fn lookup(self, table: Self::Table, index: Self::B) -> Self::B {
+        bytes!(i => table[usize::from(index[i] & 15)])
+    }
+    #[inline(always)]
+    unsafe fn prep_biased(self, w: Self::B) -> Self::S8 {
+        w
+    }
+    #[inline(always)]
+    unsafe fn dot_biased(self, acc: Self::Acc, w: Self::S8, x: Self::X) -> Self::Acc {
+        self.dot_s(acc, w, x)
+    }
+    #[inline(always)]
+    unsafe fn prep_scale16(self, scale: Self::I) -> Self::I {
+        scale
+    }
+    #[inline(always)]
+    unsafe fn scale_add16(self, total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I {
+        self.scale_add(total, acc, scale)
+    }
+    #[inline(always)]
     unsafe fn i_splat_at(self, p: *const i32) -> Self::I {
         [p.read_unaligned(); LANES]
     }
@@ -203,6 +232,10 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     unsafe fn i_shl<const N: i32>(self, a: Self::I) -> Self::I {
         lanes!(i => a[i] << N)
+    }
+    #[inline(always)]
+    unsafe fn i_shr<const N: i32>(self, a: Self::I) -> Self::I {
+        lanes!(i => (a[i] as u32 >> N) as i32)
     }
     #[inline(always)]
     unsafe fn i_load_i8(self, p: *const i8) -> Self::I {

@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use goldcrest_kernels::{
-    Attend, AttendOut, CHUNK, HeadRowsMut, Isa, Kernels, KvLayout, KvType, Span, partial_len,
-    scratch_len,
+    Attend, AttendOut, CHUNK, HeadRowsMut, Isa, Kernels, KvLayout, KvType, Merge, Span,
+    partial_len, scratch_len,
 };
 use proptest::prelude::ProptestConfig;
 
@@ -21,7 +21,7 @@ pub fn regions(layout: KvLayout, fill: u8) -> (Vec<u8>, Vec<u8>) {
 
 /// A key, then its value.
 pub fn load(kernels: &Kernels, layout: KvLayout, k: &[u8], v: &[u8], p: usize) -> Vec<f32> {
-    let mut row = vec![f32::NAN; 2 * layout.head_dim()];
+    let mut row = vec![f32::NAN; layout.head_dim() + layout.value_dim()];
     let (k_row, v_row) = row.split_at_mut(layout.head_dim());
     kernels.kv_load(layout, k, v, p, k_row, v_row);
     row
@@ -37,6 +37,7 @@ pub struct Case {
     pub group: usize,
     pub spans: Vec<Span>,
     pub softcap: Option<f32>,
+    pub sinks: Option<Vec<f32>>,
 }
 
 fn noise(seed: &mut u64) -> f32 {
@@ -65,19 +66,27 @@ impl Case {
         positions: Range<usize>,
         spans: Vec<Span>,
     ) -> Self {
-        let head_dim = layout.head_dim();
+        let (head_dim, value_dim) = (layout.head_dim(), layout.value_dim());
         let (mut k, mut v) = regions(layout, 0xff);
         let mut seed = (head_dim * 31 + positions.end * 7 + group) as u64;
         let mut row = |n: usize| (0..n).map(|_| noise(&mut seed)).collect::<Vec<_>>();
         for p in positions {
-            portable().kv_store(layout, &mut k, &mut v, p, &row(head_dim), &row(head_dim));
+            portable().kv_store(layout, &mut k, &mut v, p, &row(head_dim), &row(value_dim));
         }
         let q = row(spans.len() * group * head_dim);
-        Self { layout, k, v, q, group, spans, softcap: None }
+        Self { layout, k, v, q, group, spans, softcap: None, sinks: None }
     }
 
+    /// Elements of a position's queries.
     fn width(&self) -> usize {
         self.group * self.layout.head_dim()
+    }
+
+    /// A sink for each head: of ordinary size, below all scores, above all.
+    pub fn with_sinks(mut self) -> Self {
+        let sinks = [0.5, -200.0, 150.0, 3.0, -1.0];
+        self.sinks = Some((0..self.group).map(|head| sinks[head % sinks.len()]).collect());
+        self
     }
 
     pub fn args(&self) -> Attend<'_> {
@@ -91,6 +100,7 @@ impl Case {
             spans: &self.spans,
             scale: 1.0 / (self.layout.head_dim() as f32).sqrt(),
             softcap: self.softcap,
+            sinks: self.sinks.as_deref(),
         }
     }
 
@@ -108,19 +118,22 @@ impl Case {
 
     /// Every chunk by itself, then the fold.
     pub fn run_chunks(&self, kernels: &Kernels) -> Vec<f32> {
-        let head_dim = self.layout.head_dim();
-        let (rows, partial) = (self.group * self.spans.len(), partial_len(head_dim));
+        let (group, positions) = (self.group, self.spans.len());
+        let value_dim = self.layout.value_dim();
+        let (rows, partial) = (group * positions, partial_len(value_dim));
         let chunks = self.layout.positions().max(self.seen().end).div_ceil(CHUNK);
         let mut partials = vec![f32::NAN; chunks * rows * partial];
-        let mut scratch = vec![f32::NAN; scratch_len(head_dim)];
+        let mut scratch = vec![f32::NAN; scratch_len(self.layout.head_dim(), value_dim)];
         for (chunk, partials) in partials.chunks_exact_mut(rows * partial).enumerate() {
             let out = AttendOut::Chunk { chunk, partials };
             kernels.attend(&self.args(), out, &mut scratch);
         }
-        let mut out = vec![f32::NAN; self.spans.len() * self.width()];
-        let to = HeadRowsMut::new(&mut out, self.width());
-        let positions = self.spans.len();
-        kernels.attend_merge(head_dim, self.group, positions, chunks, &partials, to, &mut scratch);
+        let mut out = vec![f32::NAN; rows * value_dim];
+        let to = HeadRowsMut::new(&mut out, group * value_dim);
+        let sinks = self.sinks.as_deref();
+        let partials = &partials[..];
+        let merge = Merge { value_dim, group, positions, chunks, partials, sinks };
+        kernels.attend_merge(&merge, to, &mut scratch);
         out
     }
 
@@ -135,6 +148,7 @@ impl Case {
                 a.spans = std::slice::from_ref(span);
                 a.group = 1;
                 a.q_stride = head_dim;
+                a.sinks = a.sinks.map(|sinks| &sinks[head..=head]);
                 all.extend(attend(kernels, &a));
             }
         }
@@ -143,7 +157,7 @@ impl Case {
 
     /// Softmax attention in double precision, over what the cache holds.
     pub fn oracle(&self) -> Vec<f64> {
-        let (d, a) = (self.layout.head_dim(), self.args());
+        let (d, value_dim, a) = (self.layout.head_dim(), self.layout.value_dim(), self.args());
         let seen = self.seen();
         let row = |p| load(portable(), self.layout, &self.k, &self.v, p);
         let cache: Vec<Vec<f32>> = (seen.start..seen.end).map(row).collect();
@@ -151,7 +165,7 @@ impl Case {
         for row in 0..self.group * self.spans.len() {
             let q = &self.q[row * d..][..d];
             let span = self.spans[row / self.group];
-            let (mut sums, mut total) = (vec![0.0f64; d], 0.0);
+            let (mut sums, mut total) = (vec![0.0f64; value_dim], 0.0);
             let rows = (span.start..span.end).map(|p| cache[p - seen.start].split_at(d));
             for (k, v) in rows {
                 let dot: f64 = q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -165,6 +179,10 @@ impl Case {
                 for (sum, v) in sums.iter_mut().zip(v) {
                     *sum += weight * f64::from(*v);
                 }
+            }
+            // A row that sees nothing is zero, sink or not.
+            if let Some(sinks) = a.sinks.filter(|_| total > 0.0) {
+                total += f64::from(sinks[row % self.group]).exp();
             }
             all.extend(sums.iter().map(|s| if total == 0.0 { 0.0 } else { s / total }));
         }
@@ -199,10 +217,10 @@ impl Case {
 
 pub fn attend(kernels: &Kernels, a: &Attend<'_>) -> Vec<f32> {
     // Neither what the buffers held nor the elements between rows matter.
-    let width = a.group * a.layout.head_dim();
+    let width = a.group * a.layout.value_dim();
     let stride = width + 3;
     let mut out = vec![f32::NAN; a.spans.len() * stride];
-    let mut scratch = vec![f32::NAN; scratch_len(a.layout.head_dim())];
+    let mut scratch = vec![f32::NAN; scratch_len(a.layout.head_dim(), a.layout.value_dim())];
     kernels.attend(a, AttendOut::Rows(HeadRowsMut::new(&mut out, stride)), &mut scratch);
     let mut rows = Vec::new();
     for row in out.chunks_exact(stride) {

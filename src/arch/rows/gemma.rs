@@ -3,6 +3,7 @@
 use goldcrest_kernels::Nonlinearity;
 
 use super::{Cap, LLAMA, NormKind, Places, QkNorm, Row, Scale, Windows};
+use crate::arch::experts::{MIXTURE, Mixture};
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -32,6 +33,7 @@ pub(super) const ROWS: &[Row] = &[
         shared_keys: true,
         layer_inputs: true,
         layer_scale: true,
+        experts: Some(Mixture { beside: true, ..MIXTURE }),
         partial_rope: Some(1.0),
         windows: Windows::AllButEvery(6),
         local_rope: true,
@@ -41,6 +43,14 @@ pub(super) const ROWS: &[Row] = &[
             ("pre_feedforward_layernorm", "ffn_norm"),
             ("post_feedforward_layernorm", "post_ffw_norm"),
             ("layer_scalar", "layer_output_scale.weight"),
+            ("post_feedforward_layernorm_1", "post_ffw_norm_1"),
+            ("post_feedforward_layernorm_2", "post_ffw_norm_2"),
+            ("pre_feedforward_layernorm_2", "pre_ffw_norm_2"),
+            ("router.proj", "ffn_gate_inp"),
+            ("router.scale", "ffn_gate_inp.scale"),
+            ("router.per_expert_scale", "ffn_down_exps.scale"),
+            ("experts.gate_up_proj", "ffn_gate_up_exps.weight"),
+            ("experts.down_proj", "ffn_down_exps.weight"),
             ("per_layer_input_gate", "inp_gate"),
             ("per_layer_projection", "proj"),
             ("post_per_layer_input_norm", "post_norm"),

@@ -2,7 +2,11 @@
 
 use goldcrest_kernels::Nonlinearity;
 
-use super::{Cap, Mlp, NormKind, Places, QkNorm, Recurrence, Routing, Row, Scale, Windows};
+use super::{
+    Cap, Mlp, Multipliers, NormKind, Parallel, Places, QkNorm, Recurrence, Roped, Row, Scale,
+    Windows,
+};
+use crate::arch::experts::MIXTURE;
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
@@ -15,6 +19,17 @@ pub(super) const ROWS: &[Row] = &[
         ..LLAMA
     },
     MIXTRAL,
+    Row {
+        name: "ministral3",
+        gguf: "mistral3",
+        temperature: true,
+        windows: Windows::IfGiven,
+        theta: 1e6,
+        eps: 1e-5,
+        head_dim: Some(128),
+        kv_heads_default: false,
+        ..LLAMA
+    },
 ];
 
 pub(in crate::arch) const LLAMA: Row = Row {
@@ -22,12 +37,18 @@ pub(in crate::arch) const LLAMA: Row = Row {
     gguf: "llama",
     experts: None,
     qkv_bias: false,
+    bias_key: None,
     output_bias: false,
     mlp_bias: false,
     fused: false,
+    fused_by_head: false,
+    transposed: &[],
     qk_norm: QkNorm::None,
     gated_heads: false,
+    temperature: false,
     recurrence: Recurrence::None,
+    latent: false,
+    sinks: false,
     norm: NormKind::Rms,
     norms: Places::Before,
     ffn_norm: "ffn_norm",
@@ -41,25 +62,35 @@ pub(in crate::arch) const LLAMA: Row = Row {
     layer_inputs: false,
     layer_scale: false,
     mlp: Mlp::Gated,
+    parallel: Parallel::No,
     scaled_embedding: false,
+    multipliers: Multipliers::None,
+    head_bias: false,
+    learned_positions: false,
     act: Nonlinearity::Silu,
     act_names: &["silu", "swish"],
     windows: Windows::Llama,
     local_rope: false,
+    local_theta: Some(10_000.0),
+    roped: Roped::All,
     gguf_rope: RopeStyle::Pairs,
+    json_rope: RopeStyle::Halves,
     partial_rope: None,
     theta: 10_000.0,
     eps: 1e-6,
     head_dim: None,
+    ffn_times: None,
+    shared_ffn: false,
     kv_heads_default: true,
     tied: false,
+    expects: &[],
     names: &[],
 };
 
 /// In GGUF a llama with experts.
 const MIXTRAL: Row = Row {
     name: "mixtral",
-    experts: Some(Routing::Renormalised),
+    experts: Some(MIXTURE),
     windows: Windows::Mistral,
     theta: 1e6,
     eps: 1e-5,

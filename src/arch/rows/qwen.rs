@@ -1,15 +1,36 @@
 //! Qwen.
 
-use super::{LLAMA, NormKind, QkNorm, Recurrence, Routing, Row, Windows};
+use super::{LLAMA, NormKind, QkNorm, Recurrence, Row, Windows};
+use crate::arch::experts::{MIXTURE, Mixture, Renormalise, Shared};
 use crate::config::RopeStyle;
 
 pub(super) const ROWS: &[Row] = &[
     QWEN2,
     QWEN3,
     Row {
+        name: "qwen2_moe",
+        gguf: "qwen2moe",
+        experts: Some(Mixture {
+            renormalise: Renormalise::AsTheFileSays { folder: false, gguf: false },
+            shared: Shared::Gated,
+            ..MIXTURE
+        }),
+        names: &[
+            ("mlp.gate", "ffn_gate_inp"),
+            ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+            ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+            ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+            ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+        ],
+        ..QWEN2
+    },
+    Row {
         name: "qwen3_moe",
         gguf: "qwen3moe",
-        experts: Some(Routing::AsTheFileSays),
+        experts: Some(Mixture {
+            renormalise: Renormalise::AsTheFileSays { folder: false, gguf: true },
+            ..MIXTURE
+        }),
         head_dim: None,
         names: &[("mlp.gate", "ffn_gate_inp")],
         ..QWEN3
@@ -45,6 +66,7 @@ const QWEN3_5: Row = Row {
     norm: NormKind::RmsFromOne,
     ffn_norm: "post_attention_norm",
     windows: Windows::Llama,
+    partial_rope: Some(0.25),
     head_dim: Some(256),
     names: &[
         ("post_attention_layernorm", "post_attention_norm"),

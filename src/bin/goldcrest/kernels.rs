@@ -36,7 +36,8 @@ const SAMPLE: Duration = Duration::from_millis(5);
 #[derive(Args)]
 #[command(after_help = "\
 A kernel's name is instruction set, operation, format: `avx2-matvec-q4_k` multiplies Q4_K weights
-by one row with AVX2. Times are of one thread. The last columns compare a product in cache with
+by one row with AVX2. A slower decode is that of formats without kernels of their own, whose
+blocks become floats before each product. Times are of one thread. The last columns compare a product in cache with
 the fastest product of its instruction set, and a product from memory with the best of several
 plain reads.")]
 pub(crate) struct KernelsArgs {
@@ -70,6 +71,8 @@ struct Line {
     isa: &'static str,
     op: &'static str,
     format: &'static str,
+    /// Whether blocks are decoded to floats before each product.
+    slower_decode: bool,
     /// Rows of activations.
     rows: usize,
     /// `cache` or `memory`.
@@ -169,7 +172,9 @@ pub(crate) fn kernels(args: &KernelsArgs) -> Result<(), Failure> {
         }
         writeln!(out)?;
         if args.list {
-            lines.iter().try_for_each(|line| writeln!(out, "{}", line.kernel))?;
+            for Line { kernel, slower_decode, .. } in &lines {
+                writeln!(out, "{kernel}{}", if *slower_decode { "  (slower decode)" } else { "" })?;
+            }
         } else {
             table(&mut out, &lines)?;
         }
@@ -185,6 +190,7 @@ fn line(kernels: &Kernels, format: Format, rows: usize, place: &'static str) -> 
         isa,
         op,
         format: format.name(),
+        slower_decode: format.is_decoded(),
         rows,
         place,
         gmacs: None,
@@ -207,9 +213,10 @@ fn table(out: &mut impl Write, lines: &[Line]) -> io::Result<()> {
             x.map_or_else(String::new, |x| format!("{:.digits$}{unit}", x * scale))
         };
         let Line { kernel, rows, place, .. } = line;
+        let note = if line.slower_decode { "  (slower decode)" } else { "" };
         writeln!(
             out,
-            "{kernel:<26}{rows:>6}  {place:<8}{:>10}{:>10}{:>9}{:>11}",
+            "{kernel:<26}{rows:>6}  {place:<8}{:>10}{:>10}{:>9}{:>11}{note}",
             number(line.gmacs, 1.0, ""),
             number(line.gbs, 1.0, ""),
             number(line.rate_fraction, 100.0, "%"),

@@ -2,7 +2,7 @@
 //! it sees; and the projection of that.
 
 use goldcrest_kernels::{
-    Attend, AttendOut, CHUNK, KvLayout, Nonlinearity, PANEL_ROWS, Span, partial_len,
+    Attend, AttendOut, CHUNK, KvLayout, Merge, Nonlinearity, PANEL_ROWS, Span, partial_len,
 };
 
 use super::needs::Rows;
@@ -43,6 +43,10 @@ impl Widths {
 
 /// Numbers of the partial results of one row over its whole context, where that is cut into chunks.
 pub(super) fn partials(heads: Heads, layout: KvLayout) -> usize {
+    // Heads that share latents are never cut.
+    if heads.value_dim != heads.head_dim {
+        return 0;
+    }
     // What a window sees may begin and end within a chunk.
     let chunks = layout.positions().div_ceil(CHUNK) + 1;
     heads.n_kv_heads * chunks * partial(heads)
@@ -180,7 +184,7 @@ impl Step<'_, '_> {
             self.queries(w, lane, head, row, 1, qkv);
             let Lane { queries, scores, .. } = lane;
             let to = AttendOut::Rows(out.head_rows());
-            self.attend(layout, (k, v), queries, &[self.span(place, row)], to, scores);
+            self.attend(head, layout, (k, v), queries, &[self.span(place, row)], to, scores);
             self.gate(lane, head, row, qkv, out.row(0));
         });
         w.barrier()
@@ -229,7 +233,7 @@ impl Step<'_, '_> {
                 let mut out = out.some_rows(rows.start - first, rows.len());
                 let to = AttendOut::Rows(out.head_rows());
                 let layout = place.layout(self.kept);
-                self.attend(layout, region, queries, &spans[..rows.len()], to, scores);
+                self.attend(head, layout, region, queries, &spans[..rows.len()], to, scores);
                 for (i, row) in rows.enumerate() {
                     self.gate(lane, head, row, qkv, out.row(i));
                 }
@@ -253,7 +257,15 @@ impl Step<'_, '_> {
             let Lane { queries, scores, .. } = lane;
             let partials = &mut partials.row(0)[..partial];
             let out = AttendOut::Chunk { chunk: seen.start + chunk, partials };
-            self.attend(layout, self.region(w, 0, place, head), queries, &[span], out, scores);
+            self.attend(
+                head,
+                layout,
+                self.region(w, 0, place, head),
+                queries,
+                &[span],
+                out,
+                scores,
+            );
         });
         w.barrier()?;
 
@@ -261,15 +273,15 @@ impl Step<'_, '_> {
         let (partials, qkv) = (self.walk.b.partials.read(w), self.qkv.read(w));
         w.each(heads, 1, out, |claim, mut out| {
             let len = seen.len() * partial;
-            self.walk.graph.kernels.attend_merge(
-                self.heads.head_dim,
-                self.heads.group(),
-                1,
-                seen.len(),
-                &partials[claim.start * len..][..len],
-                out.head_rows(),
-                &mut lane.scores,
-            );
+            let merge = Merge {
+                value_dim: self.heads.head_dim,
+                group: self.heads.group(),
+                positions: 1,
+                chunks: seen.len(),
+                partials: &partials[claim.start * len..][..len],
+                sinks: self.sinks(claim.start),
+            };
+            self.walk.graph.kernels.attend_merge(&merge, out.head_rows(), &mut lane.scores);
             self.gate(lane, claim.start, 0, qkv, out.row(0));
         });
         w.barrier()
@@ -286,8 +298,15 @@ impl Step<'_, '_> {
         Span { start: self.heads.window.map_or(0, |window| end.saturating_sub(window)), end }
     }
 
+    /// The sinks of the heads that share `head`'s keys.
+    fn sinks(&self, head: usize) -> Option<&[f32]> {
+        let group = self.heads.group();
+        self.mixer.sinks.as_ref().map(|sinks| &sinks[head * group..][..group])
+    }
+
     fn attend(
         &self,
+        head: usize,
         layout: KvLayout,
         (k, v): (&[u8], &[u8]),
         q: &[f32],
@@ -305,6 +324,7 @@ impl Step<'_, '_> {
             spans,
             scale: self.heads.scale,
             softcap: self.heads.cap,
+            sinks: self.sinks(head),
         };
         self.walk.graph.kernels.attend(&attend, out, scratch);
     }
@@ -365,6 +385,12 @@ impl Step<'_, '_> {
                 out.copy_from_slice(&qkv[self.query(row, head, query)..][..head_dim]);
             }
             self.turn(w, out, row, norm, &mut lane.row);
+            if let Some(temperature) = self.mixer.temperature {
+                let factor = temperature.at(self.walk.b.tokens[row].1);
+                if factor != 1.0 {
+                    self.walk.graph.kernels.scale(out, factor);
+                }
+            }
         }
     }
 
@@ -389,7 +415,8 @@ impl Step<'_, '_> {
         }
     }
 
-    /// Normalises heads, where the model does, and rotates them to their row's position.
+    /// Normalises heads, where the model does, and rotates them to their row's position, or the other
+    /// way round.
     fn turn(
         &self,
         w: &Worker<'_>,
@@ -398,22 +425,34 @@ impl Step<'_, '_> {
         norm: Option<&Norm<Loaded>>,
         room: &mut [f32],
     ) {
-        let (kernels, head_dim) = (self.walk.graph.kernels, self.heads.head_dim);
+        if self.mixer.norms_last {
+            self.rotate(w, heads, row);
+            self.normalise_heads(heads, norm, room);
+        } else {
+            self.normalise_heads(heads, norm, room);
+            self.rotate(w, heads, row);
+        }
+    }
+
+    fn normalise_heads(&self, heads: &mut [f32], norm: Option<&Norm<Loaded>>, room: &mut [f32]) {
         match norm {
             Some(Norm { centred: false, weight: Some(weight), bias: None, eps }) => {
-                kernels.rms_norm_in_place(heads, weight, *eps);
+                self.walk.graph.kernels.rms_norm_in_place(heads, weight, *eps);
             }
             Some(norm) => {
                 let copy = &mut room[..heads.len()];
                 copy.copy_from_slice(heads);
-                self.walk.normalise(norm, head_dim, copy, heads);
+                self.walk.normalise(norm, self.heads.head_dim, copy, heads);
             }
             None => {}
         }
+    }
+
+    fn rotate(&self, w: &Worker<'_>, heads: &mut [f32], row: usize) {
         let Some((rotation, first)) = self.rotation else { return };
         let pairs = rotation.pairs();
         let angles = &self.walk.b.angles.row(w, row)[first..][..2 * pairs];
         let (cos, sin) = angles.split_at(pairs);
-        kernels.rope(rotation.style, heads, head_dim, cos, sin);
+        self.walk.graph.kernels.rope(rotation.style, heads, self.heads.head_dim, cos, sin);
     }
 }

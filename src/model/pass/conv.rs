@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
+use super::Walk;
 use super::needs::{Rows, side_by_side};
 use super::product::At;
 use super::scratch::{Lane, Place};
-use super::Walk;
 use crate::config::limits::TAPS;
 use crate::model::weights::Loaded;
 use crate::spec::{Convolution, ShortConv};
@@ -70,8 +70,7 @@ impl Walk<'_> {
 
         let tails = 2 * mixer.kept;
         let tail = mixer.conv.tail(CHANNELS);
-        let grids =
-            (made.grid(w, self.rows, CHANNELS), self.b.after.columns(w, tails, tail));
+        let grids = (made.grid(w, self.rows, CHANNELS), self.b.after.columns(w, tails, tail));
         let inputs = (inputs.read(w), inputs.stride());
         w.each(mixer.tasks(), 1, grids, |claim, (mut out, mut after)| {
             let first = claim.start * CHANNELS;

@@ -1,12 +1,12 @@
 //! Dense feed-forward layers.
 
-use goldcrest_kernels::PANEL_ROWS;
+use goldcrest_kernels::{Nonlinearity, PANEL_ROWS};
 
 use super::Walk;
 use super::needs::{Kinds, Rows};
-use super::product::At;
+use super::product::{At, Input};
 use super::scratch::Lane;
-use crate::model::weights::Loaded;
+use crate::model::weights::{Loaded, Matrix};
 use crate::spec::{Dense, Linear, Up};
 use crate::threads::{Poisoned, Worker};
 
@@ -21,48 +21,81 @@ impl Walk<'_> {
     ) -> Result<(), Poisoned> {
         let input = self.hidden(at.pre());
         let linears = mixer.up.linears();
-        self.prepare(w, lane, &input, Kinds::of(linears.iter().map(|l| l.matrix.kind())))?;
-        let made = self.b.floats(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Pass);
+        let matrices = linears.iter().map(|linear| &linear.matrix).chain(&mixer.gate);
+        self.prepare(w, lane, &input, Kinds::of(matrices.map(Matrix::kind)))?;
+        let made = self.b.floats(mixer.width(), Rows::Pass);
         let grid = made.grid(w, self.rows, PANEL_ROWS);
         let kernels = self.graph.kernels;
-        w.each(linears[0].matrix.panels(), self.grain(), grid, |claim, mut out| match &mixer.up {
-            Up::Gated(pair) => {
-                let mut tile = std::mem::take(&mut lane.tile);
-                let matrices = pair.each_ref().map(|linear| &linear.matrix);
-                let rows = matrices.map(|matrix| self.input_rows(w, lane, &input, matrix));
-                self.multiply_pair(matrices, &claim, rows, self.rows, &mut tile);
-                let width = claim.len() * 2 * PANEL_ROWS;
-                for (row, products) in tile.chunks_exact_mut(width).take(self.rows).enumerate() {
-                    self.add_biases(pair, claim.start, products);
-                    kernels.gated(mixer.act, products, out.row(row));
-                }
-                lane.tile = tile;
-            }
-            Up::Plain(Linear { matrix, bias }) => {
-                let first = claim.start * PANEL_ROWS;
-                self.product(w, lane, &input, matrix, claim, |row, product| {
-                    if let Some(bias) = bias {
-                        kernels.add(product, &bias[first..][..product.len()]);
-                    }
-                    kernels.activate(mixer.act, product);
-                    out.row(row)[..product.len()].copy_from_slice(product);
+        let panels = linears[0].matrix.panels();
+        w.each(mixer.width() / PANEL_ROWS, self.grain(), grid, |claim, mut out| {
+            if let Some(gate) = mixer.gate.as_ref().filter(|_| claim.end > panels) {
+                let at = (panels - claim.start) * PANEL_ROWS;
+                self.product(w, lane, &input, gate, 0..1, |row, product| {
+                    kernels.activate(Nonlinearity::Sigmoid, product);
+                    out.row(row)[at] = product[0];
                 });
+            }
+            let claim = claim.start..claim.end.min(panels);
+            if claim.is_empty() {
+                return;
+            }
+            match &mixer.up {
+                Up::Gated(pair) => {
+                    let mut tile = std::mem::take(&mut lane.tile);
+                    let matrices = pair.each_ref().map(|linear| &linear.matrix);
+                    let rows = matrices.map(|matrix| self.input_rows(w, lane, &input, matrix));
+                    self.multiply_pair(matrices, &claim, rows, self.rows, &mut tile);
+                    let width = claim.len() * 2 * PANEL_ROWS;
+                    let biases = pair.each_ref().map(|linear| linear.bias.as_deref());
+                    for (row, products) in tile.chunks_exact_mut(width).take(self.rows).enumerate()
+                    {
+                        self.add_biases(biases, claim.start, products);
+                        let out = &mut out.row(row)[..claim.len() * PANEL_ROWS];
+                        kernels.gated(mixer.act, products, out);
+                    }
+                    lane.tile = tile;
+                }
+                Up::Plain(Linear { matrix, bias }) => {
+                    let first = claim.start * PANEL_ROWS;
+                    self.product(w, lane, &input, matrix, claim, |row, product| {
+                        if let Some(bias) = bias {
+                            kernels.add(product, &bias[first..][..product.len()]);
+                        }
+                        kernels.activate(mixer.act, product);
+                        out.row(row)[..product.len()].copy_from_slice(product);
+                    });
+                }
             }
         });
         w.barrier()?;
-        self.residual(w, lane, at, &self.made(made, mixer.ffn), &mixer.down)
+        let gate = mixer.gate.as_ref().map(|_| panels * PANEL_ROWS);
+        let input = Input { gate, ..self.made(made, mixer.ffn) };
+        self.residual(w, lane, at, &input, &mixer.down)
     }
 
     /// Adds the biases of two matrices to products of their panels, which alternate, from panel
     /// `first` on.
-    fn add_biases(&self, pair: &[Linear<Loaded>; 2], first: usize, products: &mut [f32]) {
-        for (half, linear) in pair.iter().enumerate() {
-            let Some(bias) = &linear.bias else { continue };
+    pub(super) fn add_biases(
+        &self,
+        biases: [Option<&[f32]>; 2],
+        first: usize,
+        products: &mut [f32],
+    ) {
+        for (half, bias) in biases.into_iter().enumerate() {
+            let Some(bias) = bias else { continue };
             let biases = bias[first * PANEL_ROWS..].chunks(PANEL_ROWS);
             let products = products.chunks_exact_mut(PANEL_ROWS).skip(half).step_by(2);
             for (products, bias) in products.zip(biases) {
                 self.graph.kernels.add(&mut products[..bias.len()], bias);
             }
         }
+    }
+}
+
+impl Dense<Loaded> {
+    /// Of a row of products: whole panels, and one more where the layer has a gate, whose sigmoid
+    /// is its first number.
+    pub(super) fn width(&self) -> usize {
+        self.ffn.next_multiple_of(PANEL_ROWS) + self.gate.as_ref().map_or(0, |_| PANEL_ROWS)
     }
 }

@@ -3,129 +3,20 @@
 //! Each row's experts are summed in the order of their index. Rows are regrouped by expert: every
 //! expert has its rows side by side, from a whole group of the kernels on.
 
-use std::ops::Range;
+mod routes;
 
-use goldcrest_kernels::{
-    Activation, Format, Kernels, PANEL_ROWS, Place, Rows as Activations, Tile,
-};
+use goldcrest_kernels::{Activation, Format, PANEL_ROWS, Place, Rows as Activations, Tile};
 
 use super::Walk;
-use super::needs::{Kinds, Routing, Rows, slot};
+use super::needs::{Kinds, Rows, slot};
 use super::product::At;
 use super::product::form_grids;
 use super::scratch::Lane;
 use crate::model::weights::{Expert, Loaded, Matrix};
-use crate::spec::Experts;
+use crate::spec::{Experts, Gating, Linear};
 use crate::threads::{Poisoned, Shared, Worker};
-
-/// An expert that a row goes through, and the weight of what it makes.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Choice {
-    expert: u32,
-    weight: f32,
-}
-
-/// In the place of a probability: below all of them.
-const TAKEN: f32 = -1.0;
-
-/// Which experts are at work, and on which rows: every worker's own copy.
-#[derive(Default)]
-pub(super) struct Routes {
-    /// `[count]`: probabilities on the way to choices, and cursors on the way to rows.
-    probabilities: Vec<f32>,
-    cursors: Vec<usize>,
-    /// A single row's experts.
-    picked: Vec<Choice>,
-    /// In the order of their index.
-    active: Vec<Active>,
-    /// `[slots]`: the row of the pass, and its weight.
-    rows: Vec<(usize, f32)>,
-    /// A single row's activations for each expert's last matrix, in the form that it reads.
-    forms: Vec<u8>,
-}
-
-/// An expert at work on the rows in some slots.
-#[derive(Debug, Clone, Copy)]
-struct Active {
-    expert: usize,
-    first: usize,
-    count: usize,
-}
-
-impl Routes {
-    pub(super) fn grow(&mut self, routing: &Routing, rows: usize, group: usize) {
-        self.probabilities.resize(routing.count, 0.0);
-        self.cursors.resize(routing.count, 0);
-        let at_work = routing.count.min(rows * routing.used);
-        self.active.reserve(at_work.saturating_sub(self.active.len()));
-        self.rows.resize(routing.slots(rows, group), (0, 0.0));
-        self.picked.resize(routing.used, Choice::default());
-        self.forms.resize(routing.used * routing.form_bytes, 0);
-    }
-
-    /// The likeliest `out.len()` of the experts whose scores are given, in the order of their index.
-    fn choose(&mut self, kernels: &Kernels, scores: &[f32], renormalise: bool, out: &mut [Choice]) {
-        let probabilities = &mut self.probabilities[..scores.len()];
-        probabilities.copy_from_slice(scores);
-        kernels.softmax(probabilities);
-        for choice in out.iter_mut() {
-            // The first of equals; each once, whatever the scores are: NaN is not TAKEN.
-            let free = (0..probabilities.len()).filter(|&i| probabilities[i] != TAKEN);
-            let best = free.reduce(|a, b| if probabilities[b] > probabilities[a] { b } else { a });
-            let best = best.expect("no more experts are used than there are");
-            *choice = Choice { expert: best as u32, weight: probabilities[best] };
-            probabilities[best] = TAKEN;
-        }
-        out.sort_unstable_by_key(|choice| choice.expert);
-        if renormalise {
-            let sum: f32 = out.iter().map(|choice| choice.weight).sum();
-            out.iter_mut().for_each(|choice| choice.weight /= sum);
-        }
-    }
-
-    /// Gives every expert its rows. `choices` are `[rows, used]`.
-    fn group<'c>(
-        &mut self,
-        choices: impl Iterator<Item = &'c Choice> + Clone,
-        used: usize,
-        count: usize,
-        group: usize,
-    ) {
-        self.active.clear();
-        let cursors = &mut self.cursors[..count];
-        cursors.fill(0);
-        for choice in choices.clone() {
-            cursors[choice.expert as usize] += 1;
-        }
-        let mut first = 0;
-        for (expert, cursor) in cursors.iter_mut().enumerate() {
-            let count = std::mem::replace(cursor, first);
-            if count > 0 {
-                self.active.push(Active { expert, first, count });
-                first = (first + count).next_multiple_of(group);
-            }
-        }
-        for (i, choice) in choices.enumerate() {
-            let cursor = &mut cursors[choice.expert as usize];
-            self.rows[*cursor] = (i / used, choice.weight);
-            *cursor += 1;
-        }
-    }
-
-    /// Slots in use, whole groups.
-    fn slots(&self, group: usize) -> usize {
-        let last = self.active.last();
-        last.map_or(0, |active| (active.first + active.count).next_multiple_of(group))
-    }
-
-    /// The slots of group `index` that have rows.
-    fn slots_of(&self, index: usize, group: usize) -> Range<usize> {
-        let first = index * group;
-        let at = self.active.partition_point(|active| active.first + active.count <= first);
-        let end = self.active.get(at).map_or(first, |active| active.first + active.count);
-        first..end.min(first + group)
-    }
-}
+use routes::Active;
+pub(super) use routes::{Choice, Routes};
 
 impl Walk<'_> {
     /// x += sum over the chosen experts of weight * down(act(gate(norm(x))) * up(norm(x)))
@@ -137,6 +28,13 @@ impl Walk<'_> {
         mixer: &Experts<Loaded>,
     ) -> Result<(), Poisoned> {
         self.route(w, lane, at, mixer)?;
+        if mixer.router_norm.is_some() {
+            let kinds = match self.rows {
+                1 => self.graph.needs.kinds(self.graph.spec().hidden, Rows::Routed),
+                _ => Activation::F32.into(),
+            };
+            self.prepare(w, lane, &self.hidden(at.pre()), kinds)?;
+        }
         let mut routes = std::mem::take(&mut lane.routes);
         let done = self.routed(w, lane, at, mixer, &mut routes);
         lane.routes = routes;
@@ -151,8 +49,8 @@ impl Walk<'_> {
         at: At<'_>,
         mixer: &Experts<Loaded>,
     ) -> Result<(), Poisoned> {
-        let input = self.hidden(at.pre());
-        let router = &mixer.router;
+        let input = self.hidden(mixer.router_norm.as_ref().or(at.pre()));
+        let Linear { matrix: router, bias } = &mixer.router;
         let others = match self.rows {
             // Whichever experts are chosen, they read this one row.
             1 => self.graph.needs.kinds(input.k, Rows::Routed),
@@ -162,7 +60,14 @@ impl Walk<'_> {
         self.prepare(w, lane, &input, kinds)?;
         let grid = self.b.scores.grid(w, self.rows, PANEL_ROWS);
         w.each(router.panels(), self.grain(), grid, |claim, mut out| {
+            let first = claim.start * PANEL_ROWS;
             self.product(w, lane, &input, router, claim, |row, product| {
+                if let Some(bias) = bias {
+                    self.graph.kernels.add(product, &bias[first..][..product.len()]);
+                }
+                if mixer.router_scale != 1.0 {
+                    self.graph.kernels.scale(product, mixer.router_scale);
+                }
                 out.row(row)[..product.len()].copy_from_slice(product);
             });
         });
@@ -172,7 +77,7 @@ impl Walk<'_> {
             let mut picked = std::mem::take(&mut lane.routes.picked);
             let choices = &mut picked[..mixer.used];
             let scores = &self.b.scores.row(w, 0)[..mixer.count];
-            lane.routes.choose(self.graph.kernels, scores, mixer.renormalise, choices);
+            lane.routes.choose(self.graph.kernels, scores, mixer, choices);
             lane.routes.group(choices.iter(), mixer.used, mixer.count, 1);
             lane.routes.picked = picked;
             return Ok(());
@@ -181,7 +86,7 @@ impl Walk<'_> {
         w.each(self.rows, 1, grid, |claim, mut out| {
             let scores = &self.b.scores.row(w, claim.start)[..mixer.count];
             let out = &mut out.row(0)[..mixer.used];
-            lane.routes.choose(self.graph.kernels, scores, mixer.renormalise, out);
+            lane.routes.choose(self.graph.kernels, scores, mixer, out);
         });
         w.barrier()?;
         let choices = self.b.choices.read(w);
@@ -297,8 +202,16 @@ impl Walk<'_> {
                     self.slot_rows(w, active, forms, alone, kind, hidden)
                 });
                 self.multiply_pair(gate_up.each_ref(), &claim, rows, active.count, &mut tile);
-                for (i, products) in tile.chunks_exact(width).take(active.count).enumerate() {
-                    self.graph.kernels.gated(mixer.act, products, out.row(active.first + i));
+                let biases = [0, 1].map(|half| mixer.bias(half, active.expert));
+                for (i, products) in tile.chunks_exact_mut(width).take(active.count).enumerate() {
+                    self.add_biases(biases, claim.start, products);
+                    let out = out.row(active.first + i);
+                    match mixer.gating {
+                        Gating::By(f) => self.graph.kernels.gated(f, products, out),
+                        Gating::Clamped { limit } => {
+                            self.graph.kernels.gated_clamped(limit, products, out);
+                        }
+                    }
                 }
             }
             lane.tile = tile;
@@ -334,7 +247,12 @@ impl Walk<'_> {
                 let tile = Tile::new(&mut lane.tile, columns, active.count, columns);
                 self.multiply(matrix, claim.clone(), rows, tile);
                 let slots = &routes.rows[active.first..][..active.count];
-                for (&(row, weight), product) in slots.iter().zip(lane.tile.chunks(columns)) {
+                let bias = mixer.bias(2, active.expert);
+                let bias = bias.map(|bias| &bias[claim.start * PANEL_ROWS..][..columns]);
+                for (&(row, weight), product) in slots.iter().zip(lane.tile.chunks_mut(columns)) {
+                    if let Some(bias) = bias {
+                        self.graph.kernels.add(product, bias);
+                    }
                     self.graph.kernels.add_scaled(out.row(row), product, weight * at.factor());
                 }
             }
@@ -362,40 +280,11 @@ impl Walk<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chosen(scores: &[f32], used: usize, renormalise: bool) -> Vec<(u32, f32)> {
-        let mut routes = Routes::default();
-        let routing = Routing { count: scores.len(), used, form_bytes: 0 };
-        routes.grow(&routing, 1, 1);
-        let mut out = vec![Choice::default(); used];
-        routes.choose(Kernels::best(), scores, renormalise, &mut out);
-        out.iter().map(|choice| (choice.expert, choice.weight)).collect()
-    }
-
-    #[test]
-    fn the_likeliest_in_the_order_of_their_index() {
-        let of = |scores: &[f32]| -> Vec<u32> {
-            chosen(scores, 2, true).iter().map(|(expert, _)| *expert).collect()
-        };
-        assert_eq!(of(&[0.0, 3.0, 1.0, 4.0]), [1, 3]);
-        assert_eq!(of(&[2.0, 2.0, 2.0]), [0, 1], "the first of equals");
-        let weights = |renormalise| -> f32 {
-            chosen(&[1.0, 2.0, 3.0], 2, renormalise).iter().map(|(_, weight)| weight).sum()
-        };
-        assert!((weights(true) - 1.0).abs() < 1e-6 && weights(false) < 0.95);
-    }
-
-    /// A hostile file's: every expert is chosen once all the same.
-    #[test]
-    fn scores_that_are_no_numbers() {
-        for scores in [[f32::NAN; 5], [f32::INFINITY; 5], [0.0, f32::NAN, 1.0, f32::INFINITY, 2.0]]
-        {
-            let experts: Vec<u32> = chosen(&scores, 3, true).iter().map(|c| c.0).collect();
-            assert_eq!(experts.len(), 3);
-            assert!(experts.windows(2).all(|pair| pair[0] < pair[1]), "{experts:?}");
-        }
+impl Experts<Loaded> {
+    /// What is added to an expert's gate, up or down.
+    fn bias(&self, which: usize, expert: usize) -> Option<&[f32]> {
+        let all = &self.biases.as_ref()?[which];
+        let len = all.len() / self.count;
+        Some(&all[expert * len..][..len])
     }
 }

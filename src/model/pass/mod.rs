@@ -12,6 +12,7 @@ mod conv;
 mod delta;
 mod dense;
 mod experts;
+mod latent;
 mod layer_input;
 mod needs;
 mod product;
@@ -89,11 +90,24 @@ impl Default for Run {
     }
 }
 
+/// Bytes of the buffers of a pass over a whole piece of a prompt.
+///
+/// # Errors
+/// As [`Graph::new`].
+pub(crate) fn scratch_bytes(spec: &Spec<Loaded>, kernels: &Kernels, threads: usize) -> Result<u64> {
+    let rotations: Vec<_> = spec.ropes.iter().map(|rope| Rotation::new(rope, 0)).collect();
+    let needs = Needs::new(spec, &rotations, kernels.group())?;
+    Ok(Scratch::bytes(&needs, spec.hidden, BATCH, threads) as u64)
+}
+
 impl Graph {
+    /// For contexts of `context` positions at most.
+    ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a model of more different widths than a pass has buffers for.
-    pub(crate) fn new(weights: Weights, kernels: &'static Kernels) -> Result<Self> {
-        let rotations: Vec<_> = weights.spec.ropes.iter().map(Rotation::new).collect();
+    pub(crate) fn new(weights: Weights, kernels: &'static Kernels, context: usize) -> Result<Self> {
+        let ropes = weights.spec.ropes.iter();
+        let rotations: Vec<_> = ropes.map(|rope| Rotation::new(rope, context)).collect();
         let needs = Needs::new(&weights.spec, &rotations, kernels.group())?;
         let ones = vec![1.0; needs.longest];
         Ok(Self { weights, kernels, rotations, needs, ones })
@@ -131,11 +145,22 @@ impl Graph {
     }
 
     /// The residual stream of a token before the first block, and the angles of its position.
-    fn embed(&self, id: u32, position: usize, x: &mut [f32], angles: &mut [f32]) {
+    fn embed(
+        &self,
+        (id, position): (u32, usize),
+        x: &mut [f32],
+        angles: &mut [f32],
+        room: &mut [f32],
+    ) {
         self.weights.embed(id, x);
         let scale = self.spec().embed_scale;
         if scale != 1.0 {
             self.kernels.scale(x, scale);
+        }
+        if let Some(table) = self.spec().positions {
+            let row = &mut room[..x.len()];
+            self.weights.look_up(table, position, row);
+            self.kernels.add(x, row);
         }
         let mut rest = angles;
         for rotation in &self.rotations {
@@ -159,7 +184,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn run(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
-        self.embed(w)?;
+        self.embed(w, lane)?;
         if let Some(inputs) = &self.graph.spec().layer_inputs {
             self.layer_inputs(w, lane, inputs)?;
         }
@@ -168,6 +193,7 @@ impl Walk<'_> {
                 let at = At { block, index };
                 match &branch.mixer {
                     Mixer::Attention(mixer) => self.attention(w, lane, at, mixer)?,
+                    Mixer::Latent(mixer) => self.latent(w, lane, at, mixer)?,
                     Mixer::DeltaNet(mixer) => self.delta_net(w, lane, at, mixer)?,
                     Mixer::ShortConv(mixer) => self.short_conv(w, lane, at, mixer)?,
                     Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,
@@ -183,14 +209,14 @@ impl Walk<'_> {
     }
 
     /// Rows of the embedding. A single one is there before the workers start.
-    fn embed(&self, w: &mut Worker<'_>) -> Result<(), Poisoned> {
+    fn embed(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
         if self.rows == 1 {
             return Ok(());
         }
         let parts = (self.b.x.grid(w, 1, usize::MAX), self.b.angles.grid(w, 1, usize::MAX));
         w.each(self.rows, 1, parts, |claim, (mut x, mut angles)| {
-            let (id, position) = self.b.tokens[claim.start];
-            self.graph.embed(id, position, x.row(0), angles.row(0));
+            let token = self.b.tokens[claim.start];
+            self.graph.embed(token, x.row(0), angles.row(0), &mut lane.row);
         });
         w.barrier()
     }

@@ -3,6 +3,7 @@
 use goldcrest_kernels::{Activation, Format, PANEL_ROWS};
 
 use super::attention::ATTENTION_ROWS;
+use super::latent;
 use super::product::mixes;
 use super::rope::Rotation;
 use crate::error::{Result, unsupported};
@@ -99,6 +100,10 @@ pub(super) struct Needs {
     /// Numbers of the inputs that a task's convolution sees.
     pub(super) window: usize,
     pub(super) routing: Routing,
+    /// Of a task of latent attention: [`latent::Room`].
+    pub(super) latents: usize,
+    pub(super) head_products: usize,
+    pub(super) head_forms: usize,
     /// Rows that a kernel takes at once.
     pub(super) group: usize,
 }
@@ -125,7 +130,9 @@ impl Routing {
 impl Needs {
     pub(super) fn new(spec: &Spec<Loaded>, rotations: &[Rotation], group: usize) -> Result<Self> {
         let mut needs = Self { group, ..Self::default() };
-        needs.angles = rotations.iter().map(|rotation| 2 * rotation.pairs()).sum();
+        let angles: usize = rotations.iter().map(|rotation| 2 * rotation.pairs()).sum();
+        // A grid has columns.
+        needs.angles = angles.max(1);
         needs.mixed = spec.blocks.iter().any(mixes);
         let mut branches = spec.blocks.iter().flat_map(|block| &block.branches);
         needs.branched = branches.any(|branch| branch.post.is_some());
@@ -135,9 +142,11 @@ impl Needs {
                 Mixer::Attention(mixer) => needs.attention(spec.hidden, mixer),
                 Mixer::Dense(mixer) => {
                     needs.form(spec.hidden, Rows::Pass, linear_formats(mixer.up.linears()));
-                    needs.float(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Pass);
+                    needs.form(spec.hidden, Rows::Pass, mixer.gate.iter().map(|gate| gate.format));
+                    needs.float(mixer.width(), Rows::Pass);
                     needs.form(mixer.ffn, Rows::Pass, [mixer.down.matrix.format]);
                 }
+                Mixer::Latent(mixer) => needs.latent(spec.hidden, mixer),
                 Mixer::DeltaNet(mixer) => needs.delta_net(spec.hidden, mixer),
                 Mixer::ShortConv(mixer) => needs.short_conv(spec.hidden, mixer),
                 Mixer::Experts(mixer) => needs.experts(spec.hidden, mixer),
@@ -169,7 +178,31 @@ impl Needs {
         let queries = ATTENTION_ROWS * heads.group() * heads.head_dim;
         self.queries = self.queries.max(queries);
         self.key = self.key.max(2 * heads.head_dim);
-        self.scores = self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim));
+        self.scores =
+            self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim, heads.head_dim));
+    }
+
+    fn latent(&mut self, hidden: usize, mixer: &crate::spec::Latent<Loaded>) {
+        let heads = mixer.heads;
+        let widths = latent::Widths::new(mixer);
+        self.form(hidden, Rows::Pass, linear_formats(&mixer.inputs));
+        self.float(widths.first, Rows::Pass);
+        if let Some((_, linear)) = &mixer.low_rank {
+            self.form(linear.matrix.k, Rows::Pass, [linear.matrix.format]);
+        }
+        widths.queries.into_iter().for_each(|width| self.float(width, Rows::Pass));
+        self.float(heads.values(), Rows::Pass);
+        self.form(heads.values(), Rows::Pass, [mixer.output.matrix.format]);
+        let (key, task) = (heads.key(), ATTENTION_ROWS * latent::LATENT_HEADS);
+        self.key = self.key.max(key);
+        self.queries = self.queries.max(task * key);
+        self.scores = self.scores.max(goldcrest_kernels::scratch_len(key, heads.rank));
+        self.latents = self.latents.max(task * heads.rank);
+        let widest = heads.rank.max(heads.value);
+        self.head_products = self.head_products.max(ATTENTION_ROWS * widest);
+        let matrices = mixer.keys.iter().chain(&mixer.values);
+        let bytes = matrices.map(|matrix| matrix.kind().row_bytes(matrix.k)).max().unwrap_or(0);
+        self.head_forms = self.head_forms.max(ATTENTION_ROWS * bytes);
     }
 
     fn delta_net(&mut self, hidden: usize, mixer: &crate::spec::DeltaNet<Loaded>) {
@@ -194,7 +227,7 @@ impl Needs {
     fn experts(&mut self, hidden: usize, mixer: &crate::spec::Experts<Loaded>) {
         let bank = &mixer.bank;
         // Rows are quantised for each expert from the router's floats.
-        self.form(hidden, Rows::Pass, [mixer.router.format, Format::F32]);
+        self.form(hidden, Rows::Pass, [mixer.router.matrix.format, Format::F32]);
         self.form(hidden, Rows::Pass, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
         self.form(hidden, Rows::Routed, bank.iter().flat_map(|expert| formats(&expert.gate_up)));
         self.float(mixer.ffn.next_multiple_of(PANEL_ROWS), Rows::Routed);

@@ -54,6 +54,8 @@ pub(super) struct Input<'s, 'a> {
     pub(super) pick: Option<&'s [usize]>,
     pub(super) k: usize,
     pub(super) norm: Option<&'s Norm<Loaded>>,
+    /// The number of the row that is a factor on all that is read of it.
+    pub(super) gate: Option<usize>,
     pub(super) to: &'s [Shared<'a, u8>; 3],
 }
 
@@ -71,12 +73,13 @@ impl<'a> Walk<'a> {
     /// The residual stream, normalised.
     pub(super) fn hidden<'s>(&'s self, norm: Option<&'s Norm<Loaded>>) -> Input<'s, 'a> {
         let k = self.graph.spec().hidden;
-        Input { from: &self.b.x, pick: None, k, norm, to: self.b.forms(k, needs::Rows::Pass) }
+        Input { norm, ..self.made(&self.b.x, k) }
     }
 
     /// What a mixer made, `k` wide.
     pub(super) fn made<'s>(&'s self, from: &'s Shared<'a, f32>, k: usize) -> Input<'s, 'a> {
-        Input { from, pick: None, k, norm: None, to: self.b.forms(k, needs::Rows::Pass) }
+        let to = self.b.forms(k, needs::Rows::Pass);
+        Input { from, pick: None, k, norm: None, gate: None, to }
     }
 
     pub(super) fn grain(&self) -> usize {
@@ -99,9 +102,8 @@ impl<'a> Walk<'a> {
         let (count, k) = (self.count(input), input.k);
         let index = |row: usize| input.pick.map_or(row, |pick| pick[row]);
         if count == 1 {
-            let x = &input.from.row(w, index(0))[..k];
             let mut scratch = std::mem::take(&mut lane.row);
-            let x = self.normalised(x, input.norm, &mut scratch);
+            let x = self.taken(input, input.from.row(w, index(0)), &mut scratch);
             for kind in kinds.iter() {
                 let out = &mut lane.quantized(kind)[..kind.row_bytes(k)];
                 kernels.quantize_row(kind, x, out, Place::ALONE);
@@ -117,8 +119,8 @@ impl<'a> Walk<'a> {
             let first = claim.start * group;
             let rows = group.min(count - first);
             for row in 0..rows {
-                let x = &all[index(first + row) * stride..][..k];
-                let x = self.normalised(x, input.norm, &mut lane.row);
+                let x = &all[index(first + row) * stride..][..stride];
+                let x = self.taken(input, x, &mut lane.row);
                 self.quantize(x, &mut blocks, Place { rows, row });
             }
         });
@@ -138,6 +140,21 @@ impl<'a> Walk<'a> {
                 self.graph.kernels.quantize_row(kind, x, group, place);
             }
         }
+    }
+
+    /// What is quantised of a row of the input's buffer.
+    fn taken<'x>(
+        &self,
+        input: &Input<'_, '_>,
+        row: &'x [f32],
+        scratch: &'x mut [f32],
+    ) -> &'x [f32] {
+        let x = &row[..input.k];
+        let Some(gate) = input.gate else { return self.normalised(x, input.norm, scratch) };
+        let out = &mut scratch[..x.len()];
+        out.copy_from_slice(x);
+        self.graph.kernels.scale(out, row[gate]);
+        out
     }
 
     fn normalised<'x>(

@@ -19,8 +19,10 @@ pub(crate) struct Rotation {
 }
 
 impl Rotation {
-    pub(crate) fn new(rope: &Rope) -> Self {
-        let (frequencies, factor) = frequencies(rope);
+    /// For contexts of `context` positions at most: keys are kept rotated, so LongRoPE's choice of
+    /// divisors cannot change as a text grows.
+    pub(crate) fn new(rope: &Rope, context: usize) -> Self {
+        let (frequencies, factor) = frequencies(rope, context);
         let style = match rope.style {
             RopeStyle::Pairs => goldcrest_kernels::RopeStyle::Pairs,
             RopeStyle::Halves => goldcrest_kernels::RopeStyle::Halves,
@@ -45,7 +47,7 @@ impl Rotation {
 }
 
 /// The angle per position of each pair, and the factor on cosines and sines.
-fn frequencies(rope: &Rope) -> (Vec<f64>, f64) {
+fn frequencies(rope: &Rope, context: usize) -> (Vec<f64>, f64) {
     let (dim, theta) = (rope.dim as f64, f64::from(rope.theta));
     let plain = (0..rope.dim / 2).map(|i| libm::pow(theta, -2.0 * i as f64 / dim));
     match &rope.scaling {
@@ -53,6 +55,11 @@ fn frequencies(rope: &Rope) -> (Vec<f64>, f64) {
         RopeScaling::Linear { factor } => (plain.map(|f| f / f64::from(*factor)).collect(), 1.0),
         RopeScaling::Factors(factors) => {
             (plain.zip(factors).map(|(f, d)| f / f64::from(*d)).collect(), 1.0)
+        }
+        RopeScaling::Long { short, long, original_context, attention_factor } => {
+            let factors = if context > *original_context { long } else { short };
+            let stretched = plain.zip(factors).map(|(f, d)| f / f64::from(*d));
+            (stretched.collect(), f64::from(*attention_factor))
         }
         &RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
             let [factor, low, high] = [factor, low_freq_factor, high_freq_factor].map(f64::from);
@@ -101,7 +108,7 @@ mod tests {
     #[test]
     fn plain_angles() {
         let mut angles = [0.0; 8];
-        Rotation::new(&rope(RopeScaling::None)).angles(10, &mut angles);
+        Rotation::new(&rope(RopeScaling::None), 64).angles(10, &mut angles);
         let (cos, sin) = angles.split_at(4);
         for i in 0..4 {
             let angle = 10.0 / 10f64.powi(i);
@@ -119,7 +126,7 @@ mod tests {
             high_freq_factor: 4.0,
             original_context: 64,
         };
-        let (f, _) = frequencies(&rope(scaling));
+        let (f, _) = frequencies(&rope(scaling), 64);
         assert_eq!(f[0], 1.0);
         assert!(f[1] > 0.1 / 8.0 && f[1] < 0.1);
         assert!((f[2] - 0.01 / 8.0).abs() < 1e-12 && (f[3] - 0.001 / 8.0).abs() < 1e-12);
@@ -135,7 +142,7 @@ mod tests {
             attention_factor: 1.1386,
             truncate: true,
         };
-        let (f, factor) = frequencies(&rope(scaling));
+        let (f, factor) = frequencies(&rope(scaling), 64);
         assert_eq!(f[0], 1.0);
         assert!((f[3] - 0.001 / 4.0).abs() < 1e-12);
         assert!((factor - 1.1386).abs() < 1e-6);
@@ -143,9 +150,23 @@ mod tests {
 
     #[test]
     fn linear_and_factors_divide() {
-        let (linear, _) = frequencies(&rope(RopeScaling::Linear { factor: 2.0 }));
-        let (factors, _) = frequencies(&rope(RopeScaling::Factors(vec![2.0; 4])));
+        let (linear, _) = frequencies(&rope(RopeScaling::Linear { factor: 2.0 }), 64);
+        let (factors, _) = frequencies(&rope(RopeScaling::Factors(vec![2.0; 4])), 64);
         assert_eq!(linear, factors);
         assert!((linear[1] - 0.05).abs() < 1e-12);
+    }
+
+    #[test]
+    fn longrope_goes_by_the_context_that_is_loaded() {
+        let scaling = RopeScaling::Long {
+            short: vec![1.0; 4],
+            long: vec![4.0; 4],
+            original_context: 64,
+            attention_factor: 1.25,
+        };
+        let (short, factor) = frequencies(&rope(scaling.clone()), 64);
+        let (long, _) = frequencies(&rope(scaling), 65);
+        assert_eq!(factor, 1.25);
+        assert!(short.iter().zip(&long).all(|(short, long)| *short == 4.0 * long));
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn pack_batch(
         let panels = first..first + out.len() / run.stride;
         let end = (panels.end * PANEL_ROWS).min(source.matrix.rows);
         for rows in source.runs(panels.start * PANEL_ROWS..end) {
-            let row = source.tensor.row_bytes();
+            let row = source.tensor.line_bytes();
             checkpoint.release(source.tensor, rows.start * row..rows.end * row);
         }
     }

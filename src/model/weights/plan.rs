@@ -9,9 +9,10 @@ mod recurrent;
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Tensor, check_finite};
+use crate::model::need::Fixed;
 use crate::spec::{
-    Attention, Block, Branch, Dense, Experts, KeysValues, LayerInput, LayerInputs, Linear, Mixer,
-    Named, Norm, RowMap, Slot, Spec, Up,
+    Attention, Block, Branch, Dense, Experts, KeysValues, Latent, LayerInput, LayerInputs, Linear,
+    Mixer, Named, Norm, RowMap, Slot, Spec, Up,
 };
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
@@ -23,8 +24,10 @@ const SMALL: usize = 16 * PAGE;
 /// One matrix's way from the file to the buffer.
 pub(super) struct Source<'a> {
     pub(super) tensor: &'a Tensor,
-    /// The matrix's rows in the tensor, which may hold those of all experts.
+    /// The matrix's rows in the tensor, which may hold those of all experts: or its columns, in the
+    /// transposed matrix that begins at a row of the tensor.
     map: RowMap,
+    transposed: Option<usize>,
     /// The matrix's own name: the tensor's, or that of one expert.
     pub(super) name: String,
     /// The format in the file.
@@ -38,10 +41,16 @@ impl Source<'_> {
         self.map.row(row)
     }
 
-    /// Rows `rows` of the matrix, as runs of the tensor's.
+    /// Rows `rows` of the matrix, as runs of the tensor's. Of a transposed matrix the last row has
+    /// all.
     pub(super) fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         let mut at = rows.start;
         std::iter::from_fn(move || {
+            if let Some(first) = self.transposed {
+                let last = at < rows.end && rows.end == self.matrix.rows;
+                at = rows.end;
+                return last.then(|| first..first + self.matrix.k);
+            }
             let len = (self.map.run - at % self.map.run).min(rows.end.checked_sub(at)?);
             let first = self.row(at);
             at += len;
@@ -56,6 +65,10 @@ impl Source<'_> {
         rows: Range<usize>,
         room: &'b mut Vec<u8>,
     ) -> &'b [u8] {
+        if let Some(first) = self.transposed {
+            self.gather(data, first, rows, room);
+            return room;
+        }
         let bytes = self.tensor.row_bytes();
         let of = |run: Range<usize>| &data[run.start * bytes..run.end * bytes];
         let mut runs = self.runs(rows);
@@ -66,6 +79,17 @@ impl Source<'_> {
         room.extend_from_slice(of(second));
         runs.for_each(|run| room.extend_from_slice(of(run)));
         room
+    }
+
+    /// Rows `rows` of the matrix whose transpose begins at row `first` of the tensor.
+    fn gather(&self, data: &[u8], first: usize, rows: Range<usize>, room: &mut Vec<u8>) {
+        let (size, bytes) = (self.from.block_bytes(), self.tensor.line_bytes());
+        let columns = &data[first * bytes..][..self.matrix.k * bytes];
+        room.clear();
+        for row in rows {
+            let at = self.row(row) * size;
+            columns.chunks_exact(bytes).for_each(|k| room.extend_from_slice(&k[at..at + size]));
+        }
     }
 }
 
@@ -110,10 +134,12 @@ impl<'a> Plan<'a> {
         let norm = self.norm(&spec.norm)?;
         let head = self.head(&spec.head)?;
         let embed = spec.embed.as_ref().map(|slot| self.rows(slot)).transpose()?;
+        let positions = spec.positions.as_ref().map(|slot| self.rows(slot)).transpose()?;
         Ok(Spec {
             vocab: spec.vocab,
             hidden: spec.hidden,
             embed,
+            positions,
             embed_scale: spec.embed_scale,
             layer_inputs: spec.layer_inputs.as_ref().map(|i| self.layer_inputs(i)).transpose()?,
             ropes: spec.ropes.clone(),
@@ -127,6 +153,20 @@ impl<'a> Plan<'a> {
     /// Bytes of the buffer.
     pub(super) fn total(&self) -> usize {
         self.end
+    }
+
+    /// What the weights take in memory. What was read and not mapped is there already.
+    pub(super) fn takes(&self) -> Fixed {
+        let tables = self.tables.iter().map(|(tensor, _)| tensor.byte_len() as u64);
+        let (is_mapped, panels) = (self.checkpoint.is_mapped(), self.end as u64);
+        match self.checkpoint.panels() {
+            None => {
+                let copied = if is_mapped { 0 } else { tables.sum() };
+                Fixed { weights: panels + copied, ..Fixed::default() }
+            }
+            Some(_) if is_mapped => Fixed { mapped: panels, ..Fixed::default() },
+            Some(_) => Fixed::default(),
+        }
     }
 
     /// Bytes of it that a token reads.
@@ -148,6 +188,7 @@ impl<'a> Plan<'a> {
             pre: self.optional_norm(branch.pre.as_ref())?,
             mixer: match &branch.mixer {
                 Mixer::Attention(mixer) => Mixer::Attention(Box::new(self.attention(mixer)?)),
+                Mixer::Latent(mixer) => Mixer::Latent(Box::new(self.latent(mixer)?)),
                 Mixer::DeltaNet(mixer) => Mixer::DeltaNet(Box::new(self.delta_net(mixer)?)),
                 Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
                 Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
@@ -188,7 +229,8 @@ impl<'a> Plan<'a> {
     }
 
     fn attention(&mut self, mixer: &Attention<Named>) -> Result<Attention<Loaded>> {
-        let Attention { heads, kept, norms_whole, gated, rope, .. } = *mixer;
+        let Attention { heads, kept, norms_whole, norms_last, temperature, gated, rope, .. } =
+            *mixer;
         Ok(Attention {
             q: self.linear(&mixer.q)?,
             q_norm: self.optional_norm(mixer.q_norm.as_ref())?,
@@ -197,7 +239,10 @@ impl<'a> Plan<'a> {
             heads,
             kept,
             norms_whole,
+            norms_last,
+            temperature,
             gated,
+            sinks: self.optional_vector(mixer.sinks.as_ref())?,
             rope,
         })
     }
@@ -228,17 +273,46 @@ impl<'a> Plan<'a> {
                 ])
             }
         };
-        Ok(Dense { ffn: mixer.ffn, act: mixer.act, up, down: self.linear(&mixer.down)? })
+        Ok(Dense {
+            ffn: mixer.ffn,
+            act: mixer.act,
+            up,
+            down: self.linear(&mixer.down)?,
+            gate: mixer.gate.as_ref().map(|gate| self.as_it_is(gate)).transpose()?,
+        })
     }
 
     fn experts(&mut self, mixer: &Experts<Named>) -> Result<Experts<Loaded>> {
-        let router = self.as_it_is(&mixer.router)?;
+        let router = Linear {
+            matrix: self.as_it_is(&mixer.router.matrix)?,
+            bias: self.optional_vector(mixer.router.bias.as_ref())?,
+        };
+        let choice_bias = self.optional_vector(mixer.choice_bias.as_ref())?;
+        let biases = match &mixer.biases {
+            Some([gate, up, down]) => {
+                Some([self.vector(gate)?, self.vector(up)?, self.vector(down)?])
+            }
+            None => None,
+        };
         let before = self.end;
         let bank = (0..mixer.count).map(|i| self.expert(&mixer.bank, i)).collect::<Result<_>>()?;
         let all = (self.end - before) as u64;
         self.idle += all - all * mixer.used as u64 / mixer.count as u64;
-        let Experts { count, used, ffn, act, renormalise, .. } = *mixer;
-        Ok(Experts { count, used, ffn, act, renormalise, router, bank })
+        let Experts { count, used, ffn, gating, selection, router_scale, .. } = *mixer;
+        Ok(Experts {
+            count,
+            used,
+            ffn,
+            gating,
+            selection,
+            router_norm: self.optional_norm(mixer.router_norm.as_ref())?,
+            router,
+            router_scale,
+            expert_scales: self.optional_vector(mixer.expert_scales.as_ref())?,
+            choice_bias,
+            bank,
+            biases,
+        })
     }
 
     fn expert(&mut self, [gate, up, down]: &[Slot; 3], index: usize) -> Result<Expert> {
@@ -246,6 +320,33 @@ impl<'a> Plan<'a> {
         let gate_up = self.interleaved(gate_up)?;
         let down = self.one_of(down, index)?;
         Ok(Expert { gate_up, down: self.push(vec![down])?.remove(0) })
+    }
+
+    fn latent(&mut self, mixer: &Latent<Named>) -> Result<Latent<Loaded>> {
+        let [queries, latents] = &mixer.inputs;
+        let low_rank = match &mixer.low_rank {
+            Some((norm, linear)) => Some((self.norm(norm)?, self.linear(linear)?)),
+            None => None,
+        };
+        Ok(Latent {
+            heads: mixer.heads,
+            inputs: [self.linear(queries)?, self.linear(latents)?],
+            low_rank,
+            norm: self.norm(&mixer.norm)?,
+            keys: self.of_heads(&mixer.keys)?,
+            values: self.of_heads(&mixer.values)?,
+            output: self.linear(&mixer.output)?,
+            kept: mixer.kept,
+            rope: mixer.rope,
+        })
+    }
+
+    fn of_heads(&mut self, slot: &Slot) -> Result<Vec<Matrix>> {
+        let matrix = |head| {
+            let source = self.one_of(slot, head)?;
+            Ok(self.push(vec![source])?.remove(0))
+        };
+        (0..slot.shape[0]).map(matrix).collect()
     }
 
     fn matrix(&mut self, slot: &Slot) -> Result<Matrix> {
@@ -259,10 +360,15 @@ impl<'a> Plan<'a> {
         Ok(self.push(vec![source])?.remove(0))
     }
 
-    /// The matrix of the logits. Where 4 bits are asked for it gets 8: its errors go straight
+    /// The matrix of the logits. Where few bits are asked for it gets more: its errors go straight
     /// into the probabilities, with no later layer to even them out.
     fn head(&mut self, head: &Linear<Named>) -> Result<Linear<Loaded>> {
-        let quantize = self.quantize.map(|f| if f == Format::Q4_0 { Format::Q8_0 } else { f });
+        let six_bits = Format::Q6_K.row_bytes(head.matrix.shape[1]).is_some();
+        let quantize = self.quantize.map(|format| match format {
+            Format::Q8_0 | Format::Q4_0 => Format::Q8_0,
+            _ if six_bits => Format::Q6_K,
+            _ => Format::Q8_0,
+        });
         let source = self.slot(&head.matrix, quantize)?;
         let matrix = self.push(vec![source])?.remove(0);
         Ok(Linear { matrix, bias: self.optional_vector(head.bias.as_ref())? })
@@ -303,14 +409,36 @@ impl<'a> Plan<'a> {
     fn slot(&self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
         let name = slot.name.clone();
         match self.checkpoint.part_of(slot) {
+            Some(part) if part.transposed.is_some() => {
+                let source = self.source(&part.tensor, part.rows, &slot.shape, name, quantize)?;
+                self.transposed(source, 0)
+            }
             Some(part) => self.source(&part.tensor, part.rows, &slot.shape, name, quantize),
             None => self.source(&slot.name, RowMap::from(0), &slot.shape, name, quantize),
         }
     }
 
-    /// The matrix of one expert: of a tensor that holds those of all, or a tensor of its own.
+    /// The same with the matrix transposed, from row `first` of the tensor on.
+    fn transposed(&self, source: Source<'a>, first: usize) -> Result<Source<'a>> {
+        if !matches!(source.from, Format::F32 | Format::F16 | Format::BF16) {
+            let problem = "is quantised along the wrong dimension";
+            return Err(self.checkpoint.tensor_error(source.tensor, problem));
+        }
+        Ok(Source { transposed: Some(first), ..source })
+    }
+
+    /// The matrix of one expert or head: of a tensor that holds those of all, or a tensor of its own.
     fn one_of(&self, slot: &Slot, expert: usize) -> Result<Source<'a>> {
         let (name, shape) = (slot.expert_name(expert), &slot.shape[1..]);
+        if let Some(part) = self.checkpoint.part_of(slot) {
+            if let Some(step) = part.transposed {
+                let source = self.source(&part.tensor, part.rows, shape, name, self.quantize)?;
+                return self.transposed(source, expert * step);
+            }
+            // Whole runs are an expert's.
+            let map = RowMap { first: part.rows.row(expert * shape[0]), ..part.rows };
+            return self.source(&part.tensor, map, shape, name, self.quantize);
+        }
         if self.checkpoint.tensor(&slot.name).is_some() {
             let rows = RowMap::from(expert * shape[0]);
             return self.source(&slot.name, rows, shape, name, self.quantize);
@@ -338,7 +466,8 @@ impl<'a> Plan<'a> {
             ));
         }
         let matrix = Matrix { format, rows, k, offset: 0, stride: 0 };
-        Ok(Source { tensor, map, name, from, matrix })
+        let source = Source { tensor, map, transposed: None, name, from, matrix };
+        if tensor.transposed { self.transposed(source, 0) } else { Ok(source) }
     }
 
     /// Places the sources side by side and returns their matrices. Those of a packed file have their
@@ -383,12 +512,14 @@ impl<'a> Plan<'a> {
     fn vector(&mut self, slot: &Slot) -> Result<Vec<f32>> {
         let part = self.checkpoint.part_of(slot);
         let (tensor, format) = self.find(part.map_or(&slot.name, |part| &part.tensor))?;
-        if part.is_none() || !self.vectors.iter().any(|other| std::ptr::eq(*other, tensor)) {
+        // Parts share a tensor, and branches a norm.
+        if !self.vectors.iter().any(|other| std::ptr::eq(*other, tensor)) {
             self.vectors.push(tensor);
         }
         let mut values = values(self.checkpoint, tensor, format)?;
         if let Some(part) = part {
-            values = (0..slot.shape[0]).map(|row| values[part.rows.row(row)]).collect();
+            values =
+                (0..slot.shape.iter().product()).map(|row| values[part.rows.row(row)]).collect();
         }
         if slot.plus != 0.0 {
             values.iter_mut().for_each(|x| *x += slot.plus);

@@ -54,11 +54,13 @@ pub(crate) unsafe trait Reg: Copy {
     type Factor: Copy;
     type Scale24: Copy;
     type Sum24: Copy;
+    type Table: Copy;
     const BYTES: usize;
     const S8_BIAS: i32;
     const WIDE: bool;
 
     unsafe fn load(p: *const u8) -> Self::I;
+    unsafe fn store(p: *mut u8, a: Self::I);
     unsafe fn splat8(v: u8) -> Self::I;
     unsafe fn splat32(v: i32) -> Self::I;
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
@@ -66,6 +68,7 @@ pub(crate) unsafe trait Reg: Copy {
     unsafe fn shr16<const N: i32>(a: Self::I) -> Self::I;
     unsafe fn shl16<const N: i32>(a: Self::I) -> Self::I;
     unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I;
+    unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I;
     unsafe fn add32(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn sub32(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn madd16(a: Self::I, b: Self::I) -> Self::I;
@@ -92,6 +95,12 @@ pub(crate) unsafe trait Reg: Copy {
     unsafe fn prep_s(w: Self::I) -> Self::S8;
     unsafe fn dot_s(acc: Self::I, w: Self::S8, x: Self::X) -> Self::I;
     unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn table(bytes: &[u8; 16]) -> Self::Table;
+    unsafe fn lookup(table: Self::Table, index: Self::I) -> Self::I;
+    unsafe fn prep_biased(w: Self::I) -> Self::S8;
+    unsafe fn dot_biased(acc: Self::Acc, w: Self::S8, x: Self::X) -> Self::Acc;
+    unsafe fn prep_scale16(scale: Self::I) -> Self::I;
+    unsafe fn scale_add16(total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I;
     unsafe fn factor(w: Self::F) -> Self::Factor;
     unsafe fn scaled(dots: Self::I, factor: Self::Factor) -> Self::F;
 
@@ -167,6 +176,7 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     type Factor = [R::Factor; N];
     type Scale24 = [R::Scale24; N];
     type Sum24 = [R::Sum24; N];
+    type Table = R::Table;
     const S8_BIAS: i32 = R::S8_BIAS;
     const WIDE: bool = R::WIDE;
 
@@ -183,6 +193,9 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
         scale_add24(sum: Sum24, acc: Acc, scale: Scale24) -> Sum24 = scale_add24;
         sum24_join(a: Sum24, b: Sum24) -> F = sum24_join;
         prep_s(w: B) -> S8 = prep_s;
+        prep_biased(w: B) -> S8 = prep_biased;
+        prep_scale16(scale: I) -> I = prep_scale16;
+        scale_add16(total: I, acc: Acc, scale: I) -> I = scale_add16;
         dot_pairs(acc: I, a: I, b: I) -> I = dot_pairs;
         scaled(dots: I, factor: Factor) -> F = scaled;
         i_add(a: I, b: I) -> I = add32;
@@ -203,6 +216,7 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
         b_shr(B) = shr16;
         b_shl(B) = shl16;
         i_shl(I) = shl32;
+        i_shr(I) = shr32;
     }
 
     #[inline(always)]
@@ -216,6 +230,24 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     #[inline(always)]
     unsafe fn b_load(self, p: *const u8) -> Self::B {
         lift!(r => R::load(p.add(r * R::BYTES)))
+    }
+    #[inline(always)]
+    unsafe fn b_store(self, p: *mut u8, a: Self::B) {
+        for (r, &part) in a.iter().enumerate() {
+            R::store(p.add(r * R::BYTES), part);
+        }
+    }
+    #[inline(always)]
+    unsafe fn table(self, bytes: &[u8; 16]) -> Self::Table {
+        R::table(bytes)
+    }
+    #[inline(always)]
+    unsafe fn lookup(self, table: Self::Table, index: Self::B) -> Self::B {
+        lift!(r => R::lookup(table, index[r]))
+    }
+    #[inline(always)]
+    unsafe fn dot_biased(self, acc: Self::Acc, w: Self::S8, x: Self::X) -> Self::Acc {
+        lift!(r => R::dot_biased(acc[r], w[r], x))
     }
     #[inline(always)]
     unsafe fn b_splat(self, v: u8) -> Self::B {
@@ -320,7 +352,7 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
 
 /// What the tiers of one register width share: their intrinsics differ by name alone.
 macro_rules! common {
-    ($load:ident $splat8:ident $splat32:ident $and:ident $or:ident
+    ($load:ident $store:ident $splat8:ident $splat32:ident $and:ident $or:ident
      $shr16:ident $shl16:ident $shr32:ident $shl32:ident $add32:ident $sub32:ident $madd:ident
      $to_f:ident $to_i:ident $bits_i:ident $bits_f:ident
      $loadf:ident $storef:ident $splatf:ident $addf:ident $subf:ident $mulf:ident $divf:ident
@@ -328,6 +360,10 @@ macro_rules! common {
         #[inline(always)]
         unsafe fn load(p: *const u8) -> Self::I {
             $load(p.cast())
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut u8, a: Self::I) {
+            $store(p.cast(), a)
         }
         #[inline(always)]
         unsafe fn splat8(v: u8) -> Self::I {
@@ -519,6 +555,27 @@ macro_rules! narrow_dot {
             ($add16(narrow, $maddubs(w, x)), wide)
         }
         #[inline(always)]
+        unsafe fn dot_s(acc: Self::I, w: Self::S8, x: Self::X) -> Self::I {
+            let ones = Self::splat32(0x0001_0001);
+            Self::add32(acc, Self::madd16(Self::signed_pairs(w, x), ones))
+        }
+        #[inline(always)]
+        unsafe fn prep_biased(w: Self::I) -> Self::S8 {
+            Self::prep_s(w)
+        }
+        #[inline(always)]
+        unsafe fn dot_biased((narrow, wide): Self::Acc, w: Self::S8, x: Self::X) -> Self::Acc {
+            ($add16(narrow, Self::signed_pairs(w, x)), wide)
+        }
+        #[inline(always)]
+        unsafe fn prep_scale16(scale: Self::I) -> Self::I {
+            Self::prep_scale(scale)
+        }
+        #[inline(always)]
+        unsafe fn scale_add16(total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I {
+            Self::scale_add(total, acc, scale)
+        }
+        #[inline(always)]
         unsafe fn flush((narrow, wide): Self::Acc) -> Self::Acc {
             let ones = Self::splat32(0x0001_0001);
             (Self::splat32(0), Self::add32(wide, Self::madd16(narrow, ones)))
@@ -617,6 +674,31 @@ macro_rules! vnni_dot {
         unsafe fn dot_s(acc: Self::I, w: Self::S8, x: Self::X) -> Self::I {
             $dpbusd(acc, w, x)
         }
+        #[inline(always)]
+        unsafe fn prep_biased(w: Self::I) -> Self::S8 {
+            w
+        }
+        wide_sums!();
     };
 }
 use vnni_dot;
+
+/// Accumulators of 32 bits, from signed and unsigned codes alike.
+macro_rules! wide_sums {
+    () => {
+        #[inline(always)]
+        unsafe fn dot_biased(acc: Self::Acc, w: Self::S8, x: Self::X) -> Self::Acc {
+            Self::dot_s(acc, w, x)
+        }
+        /// The other half of a dot product, its sign, is multiplied by nothing.
+        #[inline(always)]
+        unsafe fn prep_scale16(scale: Self::I) -> Self::I {
+            Self::and(scale, Self::splat32(0xffff))
+        }
+        #[inline(always)]
+        unsafe fn scale_add16(total: Self::I, acc: Self::Acc, scale: Self::I) -> Self::I {
+            Self::dot_pairs(total, acc, scale)
+        }
+    };
+}
+use wide_sums;

@@ -4,7 +4,9 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{MAGIC, Reg, common, integer_sums, lift, madd_pairs, narrow_dot, plain_factor};
+use super::{
+    MAGIC, Reg, common, integer_sums, lift, madd_pairs, narrow_dot, plain_factor, wide_sums,
+};
 
 /// Half to single without F16C, exact for every input, with no denormal operand or result on the
 /// way: those cost a microcode assist each, and small scales are denormal half floats.
@@ -71,7 +73,7 @@ macro_rules! sse_common {
         plain_factor!();
 
         common! {
-            _mm_loadu_si128 _mm_set1_epi8 _mm_set1_epi32
+            _mm_loadu_si128 _mm_storeu_si128 _mm_set1_epi8 _mm_set1_epi32
             _mm_and_si128 _mm_or_si128
             _mm_srli_epi16 _mm_slli_epi16 _mm_srli_epi32 _mm_slli_epi32
             _mm_add_epi32 _mm_sub_epi32 _mm_madd_epi16
@@ -91,6 +93,10 @@ macro_rules! sse_common {
         #[inline(always)]
         unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
             _mm_slli_epi32::<N>(a)
+        }
+        #[inline(always)]
+        unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {
+            _mm_srli_epi32::<N>(a)
         }
         #[inline(always)]
         unsafe fn store_i8<const N: usize>(p: *mut i8, a: [Self::I; N]) {
@@ -150,6 +156,7 @@ unsafe impl Reg for Sse2 {
     sse_common!();
     integer_sums!();
     madd_pairs!();
+    wide_sums!();
 
     /// Activations 0 and 2, and 1 and 3, as pairs of `i16`.
     type X = (__m128i, __m128i);
@@ -157,6 +164,7 @@ unsafe impl Reg for Sse2 {
     /// Codes 0 and 2, and 1 and 3, of each row as pairs of `i16`.
     type U8 = (__m128i, __m128i);
     type S8 = (__m128i, __m128i);
+    type Table = [u8; 16];
     const S8_BIAS: i32 = 0;
     const WIDE: bool = true;
 
@@ -223,6 +231,36 @@ unsafe impl Reg for Sse2 {
         let acc = _mm_add_epi32(acc, _mm_madd_epi16(w.0, x.0));
         _mm_add_epi32(acc, _mm_madd_epi16(w.1, x.1))
     }
+    #[inline(always)]
+    unsafe fn prep_biased(w: Self::I) -> Self::S8 {
+        Self::prep_s(w)
+    }
+    #[inline(always)]
+    unsafe fn table(bytes: &[u8; 16]) -> Self::Table {
+        *bytes
+    }
+    /// Halves the table by each bit of the index: there is no `pshufb`.
+    #[inline(always)]
+    unsafe fn lookup(table: Self::Table, index: Self::I) -> Self::I {
+        let mut left = [_mm_setzero_si128(); 16];
+        let mut i = 0;
+        while i < 16 {
+            left[i] = Self::splat8(table[i]);
+            i += 1;
+        }
+        let (mut n, mut bit) = (8, 1);
+        while n > 0 {
+            let set = _mm_cmpeq_epi8(_mm_and_si128(index, Self::splat8(bit)), Self::splat8(bit));
+            let mut i = 0;
+            while i < n {
+                let (zero, one) = (left[2 * i], left[2 * i + 1]);
+                left[i] = _mm_xor_si128(zero, _mm_and_si128(set, _mm_xor_si128(zero, one)));
+                i += 1;
+            }
+            (n, bit) = (n / 2, bit << 1);
+        }
+        left[0]
+    }
 }
 
 /// SSSE3 and SSE4.1.
@@ -237,6 +275,7 @@ unsafe impl Reg for Ssse3 {
     type X = __m128i;
     /// The codes' magnitudes beside the codes, whose signs go to the activations.
     type S8 = (__m128i, __m128i);
+    type Table = __m128i;
     const S8_BIAS: i32 = 0;
 
     #[inline(always)]
@@ -256,8 +295,19 @@ unsafe impl Reg for Ssse3 {
         (_mm_abs_epi8(w), w)
     }
     #[inline(always)]
-    unsafe fn dot_s(acc: Self::I, (magnitude, sign): Self::S8, x: Self::X) -> Self::I {
-        let pairs = _mm_maddubs_epi16(magnitude, _mm_sign_epi8(x, sign));
-        _mm_add_epi32(acc, _mm_madd_epi16(pairs, _mm_set1_epi16(1)))
+    unsafe fn table(bytes: &[u8; 16]) -> Self::Table {
+        Self::load(bytes.as_ptr())
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: Self::Table, index: Self::I) -> Self::I {
+        _mm_shuffle_epi8(table, index)
+    }
+}
+
+impl Ssse3 {
+    /// Products of signed codes in pairs of `i16`.
+    #[inline(always)]
+    unsafe fn signed_pairs((magnitude, sign): (__m128i, __m128i), x: __m128i) -> __m128i {
+        _mm_maddubs_epi16(magnitude, _mm_sign_epi8(x, sign))
     }
 }

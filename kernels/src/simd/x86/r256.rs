@@ -2,19 +2,22 @@
 
 use std::arch::x86_64::*;
 
-use super::{MAGIC, Reg, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot};
+use super::{
+    MAGIC, Reg, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot, wide_sums,
+};
 
 macro_rules! avx2_common {
     () => {
         type I = __m256i;
         type F = __m256;
         type X = __m256i;
+        type Table = __m256i;
         const BYTES: usize = 32;
 
         fused_factor!(_mm256_fmsub_ps);
 
         common! {
-            _mm256_loadu_si256 _mm256_set1_epi8 _mm256_set1_epi32
+            _mm256_loadu_si256 _mm256_storeu_si256 _mm256_set1_epi8 _mm256_set1_epi32
             _mm256_and_si256 _mm256_or_si256
             _mm256_srli_epi16 _mm256_slli_epi16 _mm256_srli_epi32 _mm256_slli_epi32
             _mm256_add_epi32 _mm256_sub_epi32 _mm256_madd_epi16
@@ -34,6 +37,18 @@ macro_rules! avx2_common {
         #[inline(always)]
         unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
             _mm256_slli_epi32::<N>(a)
+        }
+        #[inline(always)]
+        unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {
+            _mm256_srli_epi32::<N>(a)
+        }
+        #[inline(always)]
+        unsafe fn table(bytes: &[u8; 16]) -> Self::Table {
+            _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast()))
+        }
+        #[inline(always)]
+        unsafe fn lookup(table: Self::Table, index: Self::I) -> Self::I {
+            _mm256_shuffle_epi8(table, index)
         }
         #[inline(always)]
         unsafe fn widen_i8(p: *const i8) -> Self::I {
@@ -97,10 +112,13 @@ unsafe impl Reg for Avx2 {
     unsafe fn prep_s(w: Self::I) -> Self::S8 {
         (_mm256_abs_epi8(w), w)
     }
+}
+
+impl Avx2 {
+    /// Products of signed codes in pairs of `i16`.
     #[inline(always)]
-    unsafe fn dot_s(acc: Self::I, (magnitude, sign): Self::S8, x: Self::X) -> Self::I {
-        let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, sign));
-        _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    unsafe fn signed_pairs((magnitude, sign): (__m256i, __m256i), x: __m256i) -> __m256i {
+        _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, sign))
     }
 }
 

@@ -2,19 +2,22 @@
 
 use std::arch::x86_64::*;
 
-use super::{MAGIC, Reg, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot};
+use super::{
+    MAGIC, Reg, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot, wide_sums,
+};
 
 macro_rules! avx512_common {
     () => {
         type I = __m512i;
         type F = __m512;
         type X = __m512i;
+        type Table = __m512i;
         const BYTES: usize = 64;
 
         fused_factor!(_mm512_fmsub_ps);
 
         common! {
-            _mm512_loadu_si512 _mm512_set1_epi8 _mm512_set1_epi32
+            _mm512_loadu_si512 _mm512_storeu_si512 _mm512_set1_epi8 _mm512_set1_epi32
             _mm512_and_si512 _mm512_or_si512
             _mm512_srli_epi16 _mm512_slli_epi16 _mm512_srli_epi32 _mm512_slli_epi32
             _mm512_add_epi32 _mm512_sub_epi32 _mm512_madd_epi16
@@ -34,6 +37,18 @@ macro_rules! avx512_common {
         #[inline(always)]
         unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
             _mm512_sll_epi32(a, _mm_cvtsi32_si128(N))
+        }
+        #[inline(always)]
+        unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {
+            _mm512_srl_epi32(a, _mm_cvtsi32_si128(N))
+        }
+        #[inline(always)]
+        unsafe fn table(bytes: &[u8; 16]) -> Self::Table {
+            _mm512_broadcast_i32x4(_mm_loadu_si128(bytes.as_ptr().cast()))
+        }
+        #[inline(always)]
+        unsafe fn lookup(table: Self::Table, index: Self::I) -> Self::I {
+            _mm512_shuffle_epi8(table, index)
         }
         #[inline(always)]
         unsafe fn widen_i8(p: *const i8) -> Self::I {
@@ -92,11 +107,16 @@ unsafe impl Reg for Avx512 {
     unsafe fn prep_s(w: Self::I) -> Self::S8 {
         (_mm512_abs_epi8(w), _mm512_movepi8_mask(w))
     }
+}
+
+impl Avx512 {
+    /// Products of signed codes in pairs of `i16`.
     #[inline(always)]
-    unsafe fn dot_s(acc: Self::I, (magnitude, negative): Self::S8, x: Self::X) -> Self::I {
-        let signed = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
-        let pairs = _mm512_maddubs_epi16(magnitude, signed);
-        _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+    unsafe fn signed_pairs((magnitude, negative): (__m512i, __mmask64), x: __m512i) -> __m512i {
+        _mm512_maddubs_epi16(
+            magnitude,
+            _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x),
+        )
     }
 }
 
