@@ -34,6 +34,7 @@ const CASES: &[&str] = &[
     "deepseek_v2_lite",
     "deepseek_v3",
     "qwen3_5",
+    "qwen3_5_moe",
     "lfm2",
     "gpt2",
     "phi3",
@@ -62,6 +63,8 @@ const OWN: &[&str] = &[
     "starcoder2",
     "phi4_mini",
     "granite4_micro",
+    "qwen3_next",
+    "lfm2_moe",
 ];
 
 /// Of multimodal models.
@@ -84,6 +87,7 @@ const MIXTURES: &[&str] = &[
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",
+    "qwen3_5_moe",
     "gpt_oss",
     "gpt_oss_truncate",
     "deepseek_v2",

@@ -101,7 +101,7 @@ pub(super) const SHARED_FFN: Size = size(
     &["shared_expert_intermediate_size", "shared_intermediate_size"],
     limits::WIDTH,
 );
-pub(super) const DENSE_FIRST: Key = key("leading_dense_block_count", &["first_k_dense_replace"]);
+pub(super) const DENSE_FIRST: Key = key("leading_dense_block_count", &["first_k_dense_replace", "num_dense_layers"]);
 pub(super) const SWIGLU_LIMIT: Key = key("swiglu_clamp_exp", &["swiglu_limit"]);
 
 pub(super) const ATTENTION_CAP: Key = key("attn_logit_softcapping", &["attn_logit_softcapping"]);
