@@ -15,7 +15,9 @@ use goldcrest_kernels::Nonlinearity;
 use crate::config::Rope;
 use crate::error::Result;
 pub(crate) use latent::{Latent, LatentHeads};
-pub(crate) use recurrent::{Convolution, Decay, DeltaHeads, DeltaNet, ShortConv};
+pub(crate) use recurrent::{
+    Convolution, Decay, DeltaHeads, DeltaNet, Mamba, MambaHeads, ShortConv,
+};
 
 /// What stands for a tensor at a stage of a model's life.
 pub(crate) trait Stage {
@@ -175,6 +177,11 @@ impl<S: Stage> Spec<S> {
                 let tail = conv.tail(heads.convolved() * heads.slot());
                 Some([tail, heads.n_v.saturating_mul(heads.state())])
             }
+            Mixer::Mamba(mixer) => {
+                let Mamba { heads, conv, .. } = &**mixer;
+                let tail = conv.tail(heads.convolved() * heads.slot());
+                Some([tail, heads.n_heads.saturating_mul(heads.state())])
+            }
             Mixer::ShortConv(mixer) => {
                 Some([mixer.conv.tail(mixer.tasks() * ShortConv::<S>::CHANNELS), 0])
             }
@@ -220,6 +227,7 @@ pub(crate) enum Mixer<S: Stage> {
     Latent(Box<Latent<S>>),
     DeltaNet(Box<DeltaNet<S>>),
     ShortConv(ShortConv<S>),
+    Mamba(Box<Mamba<S>>),
     Dense(Dense<S>),
     Experts(Experts<S>),
     LayerInput(LayerInput<S>),

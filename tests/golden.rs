@@ -63,10 +63,11 @@ const OWN: &[&str] = &[
     "starcoder2",
     "phi4_mini",
     "granite4_micro",
+    "qwen3_next",
+    "lfm2_moe",
+    "qwen2_moe",
+    "glm4_moe",
 ];
-
-/// Made by tests/fixtures/make.py, for everyone.
-const OWN: &[&str] = &["qwen2_moe", "glm4_moe", "lfm2_moe"];
 
 /// Of multimodal models.
 const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
@@ -88,6 +89,7 @@ const MIXTURES: &[&str] = &[
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",
+    "qwen3_5_moe",
     "gpt_oss",
     "gpt_oss_truncate",
     "deepseek_v2",

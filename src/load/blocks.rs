@@ -46,6 +46,13 @@ fn describe(mixer: &Mixer<Named>) -> String {
                 heads.d_k, heads.d_v
             )
         }
+        Mixer::Mamba(mamba) => {
+            let heads = &mamba.heads;
+            format!(
+                "state space, {} states of {} by {}",
+                heads.n_heads, heads.d_state, heads.head_dim
+            )
+        }
         Mixer::ShortConv(conv) => {
             format!("short convolution over {} tokens", conv.conv.taps)
         }

@@ -16,25 +16,7 @@ pub(super) const ROWS: &[Row] = &[
             choice_bias: true,
             ..MIXTURE
         }),
-        names: &[
-            ("embedding_norm", "token_embd_norm"),
-            ("operator_norm", "attn_norm"),
-            ("ffn_norm", "ffn_norm"),
-            ("conv.in_proj", "shortconv.in_proj"),
-            ("conv.conv", "shortconv.conv"),
-            ("conv.out_proj", "shortconv.out_proj"),
-            ("self_attn.out_proj", "attn_output"),
-            ("self_attn.q_layernorm", "attn_q_norm"),
-            ("self_attn.k_layernorm", "attn_k_norm"),
-            ("feed_forward.w1", "ffn_gate"),
-            ("feed_forward.w2", "ffn_down"),
-            ("feed_forward.w3", "ffn_up"),
-            ("feed_forward.gate", "ffn_gate_inp"),
-            ("feed_forward.expert_bias", "exp_probs_b.bias"),
-            ("feed_forward.experts.*.w1", "ffn_gate.*"),
-            ("feed_forward.experts.*.w2", "ffn_down.*"),
-            ("feed_forward.experts.*.w3", "ffn_up.*"),
-        ],
+        expects: &[("use_expert_bias", "true")],
         ..LFM2
     },
 ];
@@ -63,6 +45,11 @@ const LFM2: Row = Row {
         ("feed_forward.w1", "ffn_gate"),
         ("feed_forward.w2", "ffn_down"),
         ("feed_forward.w3", "ffn_up"),
+        ("feed_forward.gate", "ffn_gate_inp"),
+        ("feed_forward.expert_bias", "exp_probs_b.bias"),
+        ("feed_forward.experts.*.w1", "ffn_gate.*"),
+        ("feed_forward.experts.*.w2", "ffn_down.*"),
+        ("feed_forward.experts.*.w3", "ffn_up.*"),
     ],
     ..LLAMA
 };

@@ -14,6 +14,7 @@ mod dense;
 mod experts;
 mod latent;
 mod layer_input;
+mod mamba;
 mod needs;
 mod product;
 mod rope;
@@ -199,6 +200,7 @@ impl Walk<'_> {
                     Mixer::Latent(mixer) => self.latent(w, lane, at, mixer)?,
                     Mixer::DeltaNet(mixer) => self.delta_net(w, lane, at, mixer)?,
                     Mixer::ShortConv(mixer) => self.short_conv(w, lane, at, mixer)?,
+                    Mixer::Mamba(mixer) => self.mamba(w, lane, at, mixer)?,
                     Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,
                     Mixer::Experts(mixer) => self.experts(w, lane, at, mixer)?,
                     Mixer::LayerInput(mixer) => self.layer_input(w, lane, at, mixer)?,

@@ -197,6 +197,7 @@ impl<'a> Plan<'a> {
                 Mixer::Latent(mixer) => Mixer::Latent(Box::new(self.latent(mixer)?)),
                 Mixer::DeltaNet(mixer) => Mixer::DeltaNet(Box::new(self.delta_net(mixer)?)),
                 Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
+                Mixer::Mamba(mixer) => Mixer::Mamba(Box::new(self.mamba(mixer)?)),
                 Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
                 Mixer::Experts(mixer) => Mixer::Experts(self.experts(mixer)?),
                 Mixer::LayerInput(mixer) => Mixer::LayerInput(LayerInput {
