@@ -272,6 +272,8 @@ pub(crate) struct Attention<S: Stage> {
     pub(crate) gated: bool,
     /// `[n_heads]`: a score that no position has.
     pub(crate) sinks: Option<S::Vector>,
+    /// Of what all heads attend to together.
+    pub(crate) output_norm: Option<Norm<S>>,
     /// `[hidden, n_heads * head_dim]`
     pub(crate) output: Linear<S>,
     /// Which of the model's rotations.
@@ -350,6 +352,8 @@ pub(crate) struct Dense<S: Stage> {
     pub(crate) ffn: usize,
     pub(crate) act: Nonlinearity,
     pub(crate) up: Up<S>,
+    /// Of what `down` reads.
+    pub(crate) down_norm: Option<Norm<S>>,
     /// `[hidden, ffn]`
     pub(crate) down: Linear<S>,
     /// `[1, hidden]`: the sigmoid of its product with a row is a factor on what the layer makes.

@@ -36,6 +36,7 @@ const CASES: &[&str] = &[
     "qwen3_5",
     "qwen3_5_moe",
     "lfm2",
+    "bitnet",
     "gpt2",
     "phi3",
     "phi3_longrope",
@@ -74,6 +75,7 @@ const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
 const NOT_IN_GGUF: &[&str] = &[
+    "bitnet",
     "mistral",
     "gemma2",
     "gemma3_p4",

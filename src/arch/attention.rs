@@ -54,6 +54,8 @@ impl Decoder {
             }
         };
         let shape = [self.config.hidden, heads.q()];
+        let sub_norms = self.row.sub_norms;
+        let output_norm = sub_norms.then(|| self.norm(slots, "attn_sub_norm", heads.q()));
         let output = self.linear(slots, "attn_output", &shape, self.row.output_bias)?;
         let local = heads.window.is_some() && self.config.local_rope.is_some();
         Ok(Attention {
@@ -71,6 +73,7 @@ impl Decoder {
                 .sinks
                 .then(|| slots.tensor("attn_sinks.weight", &[heads.n_heads], 0.0))
                 .transpose()?,
+            output_norm: output_norm.transpose()?,
             output,
             rope: self.roped[layer].then_some(usize::from(local)),
         })

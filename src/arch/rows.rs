@@ -55,6 +55,8 @@ pub(super) struct Row {
     pub(super) latent: bool,
     /// Each head has a score that no position has.
     pub(super) sinks: bool,
+    /// What the last matrix of attention and of a feed-forward layer reads is normalised.
+    pub(super) sub_norms: bool,
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,

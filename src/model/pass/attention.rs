@@ -6,7 +6,7 @@ use goldcrest_kernels::{
 };
 
 use super::needs::Rows;
-use super::product::At;
+use super::product::{At, Input};
 use super::scratch::{Lane, Place};
 use super::{Rotation, Walk};
 use crate::model::weights::Loaded;
@@ -103,7 +103,9 @@ impl Walk<'_> {
             step.normalise_whole(w, lane)?;
         }
         step.attend_all(w, lane)?;
-        self.residual(w, lane, at, &self.made(step.attended, heads.q()), &mixer.output)
+        let norm = mixer.output_norm.as_ref();
+        let input = Input { norm, ..self.made(step.attended, heads.q()) };
+        self.residual(w, lane, at, &input, &mixer.output)
     }
 }
 

@@ -242,6 +242,7 @@ impl<'a> Plan<'a> {
             q: self.linear(&mixer.q)?,
             q_norm: self.optional_norm(mixer.q_norm.as_ref())?,
             kv: mixer.kv.as_ref().map(|kv| self.keys_values(kv)).transpose()?,
+            output_norm: self.optional_norm(mixer.output_norm.as_ref())?,
             output: self.linear(&mixer.output)?,
             heads,
             kept,
@@ -284,6 +285,7 @@ impl<'a> Plan<'a> {
             ffn: mixer.ffn,
             act: mixer.act,
             up,
+            down_norm: self.optional_norm(mixer.down_norm.as_ref())?,
             down: self.linear(&mixer.down)?,
             gate: mixer.gate.as_ref().map(|gate| self.as_it_is(gate)).transpose()?,
         })
