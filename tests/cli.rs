@@ -281,7 +281,7 @@ fn wrong_arguments_exit_with_2() {
         fails(&[&["run", "-m", &model][..], args].concat(), 2, parts);
     };
     run(&["-p", "x", "--isa", "mmx"], &["mmx", "avx2", "portable"]);
-    run(&["-p", "x", "--quant", "q2_k"], &["q2_k", "q4_0"]);
+    run(&["-p", "x", "--quant", "q9_k"], &["q2_k", "q4_0"]);
     run(&["-p", "x", "--temp", "nan"], &["temperature is NaN"]);
     run(&["-p", "x", "--top-p", "1.5"], &["top_p is 1.5"]);
     run(&["-p", "x", "--stop", ""], &["stop string is empty"]);
