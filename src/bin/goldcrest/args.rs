@@ -335,7 +335,8 @@ pub(crate) struct ModelArgs {
 
 /// The library's list.
 fn quant_parser() -> impl TypedValueParser<Value = Format> {
-    PossibleValuesParser::new(Loader::quantizers().map(Format::name)).try_map(|name| {
+    let names = Loader::quantizers().map(|format| format.name().to_lowercase());
+    PossibleValuesParser::new(names).try_map(|name| {
         Loader::quantizers().find(|f| f.name().eq_ignore_ascii_case(&name)).ok_or("no format")
     })
 }
