@@ -42,6 +42,9 @@ fn made(dir: &TempDir) -> Vec<PathBuf> {
         std::fs::write(&path, random_of(arch, ty).build()).unwrap();
         all.push(path);
     }
+    // One norm for two branches; queries, keys and values head by head in one tensor.
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    all.extend(["phi", "gpt_neox", "phi4_mini"].map(|case| fixtures.join(case)));
     assert!(all.len() > 10);
     all
 }
@@ -62,7 +65,7 @@ fn foreign(assets: &Path) -> Vec<PathBuf> {
             all.push(assets.join(format!("golden/{case}/gguf/{case}-{format}.gguf")));
         }
     }
-    let cases = ["llama_tied_rope3", "mistral", "qwen3"];
+    let cases = ["llama_tied_rope3", "mistral", "qwen3", "gpt2"];
     all.extend(cases.map(|case| assets.join("golden").join(case)));
     all
 }
