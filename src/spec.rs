@@ -5,6 +5,7 @@
 //! synthetic models and the memory needed all follow from it: a layer's tensors are written down
 //! once, in [`crate::arch`].
 
+mod latent;
 mod recurrent;
 
 use std::fmt;
@@ -13,7 +14,10 @@ use goldcrest_kernels::Nonlinearity;
 
 use crate::config::Rope;
 use crate::error::Result;
-pub(crate) use recurrent::{Convolution, Decay, DeltaHeads, DeltaNet, ShortConv};
+pub(crate) use latent::{Latent, LatentHeads};
+pub(crate) use recurrent::{
+    Convolution, Decay, DeltaHeads, DeltaNet, Mamba, MambaHeads, ShortConv,
+};
 
 /// What stands for a tensor at a stage of a model's life.
 pub(crate) trait Stage {
@@ -25,6 +29,8 @@ pub(crate) trait Stage {
     type Rows: fmt::Debug;
     /// Gate, up and down matrices of all experts of a layer.
     type Bank: fmt::Debug;
+    /// A matrix of each head.
+    type Heads: fmt::Debug;
 }
 
 /// The stage of names and shapes.
@@ -36,6 +42,7 @@ impl Stage for Named {
     type Vector = Slot;
     type Rows = Slot;
     type Bank = [Slot; 3];
+    type Heads = Slot;
 }
 
 /// A tensor that a model needs.
@@ -60,8 +67,9 @@ pub(crate) struct Part {
     /// Of the whole tensor.
     pub(crate) shape: Vec<usize>,
     pub(crate) rows: RowMap,
-    /// The tensor's columns are meant: it is the transposed matrix, or that of each expert.
-    pub(crate) transposed: bool,
+    /// The tensor's columns are meant: it has the transposed matrix, or that of each expert or head,
+    /// one every so many rows.
+    pub(crate) transposed: Option<usize>,
 }
 
 /// Which rows of a tensor are those of a matrix: runs of `run`, one every `step` rows.
@@ -85,9 +93,14 @@ impl RowMap {
 }
 
 impl Slot {
-    /// The name of one expert's matrix, where each has a tensor of its own.
+    /// The name of one expert's or head's matrix, where each has a tensor of its own.
     pub(crate) fn expert_name(&self, expert: usize) -> String {
-        self.name.replacen("_exps.", &format!(".{expert}."), 1)
+        let (from, to) = if self.name.contains("_exps.") {
+            ("_exps.", format!(".{expert}."))
+        } else {
+            (".weight", format!(".{expert}.weight"))
+        };
+        self.name.replacen(from, &to, 1)
     }
 }
 
@@ -145,6 +158,7 @@ impl<S: Stage> Spec<S> {
     pub(crate) fn attentions(&self) -> impl Iterator<Item = Heads> {
         self.mixers().filter_map(|mixer| match mixer {
             Mixer::Attention(attention) => attention.kv.is_some().then_some(attention.heads),
+            Mixer::Latent(latent) => Some(latent.heads.kept()),
             _ => None,
         })
     }
@@ -162,6 +176,11 @@ impl<S: Stage> Spec<S> {
                 let DeltaNet { heads, conv, .. } = &**mixer;
                 let tail = conv.tail(heads.convolved() * heads.slot());
                 Some([tail, heads.n_v.saturating_mul(heads.state())])
+            }
+            Mixer::Mamba(mixer) => {
+                let Mamba { heads, conv, .. } = &**mixer;
+                let tail = conv.tail(heads.convolved() * heads.slot());
+                Some([tail, heads.n_heads.saturating_mul(heads.state())])
             }
             Mixer::ShortConv(mixer) => {
                 Some([mixer.conv.tail(mixer.tasks() * ShortConv::<S>::CHANNELS), 0])
@@ -205,8 +224,10 @@ pub(crate) struct Norm<S: Stage> {
 #[derive(Debug)]
 pub(crate) enum Mixer<S: Stage> {
     Attention(Box<Attention<S>>),
+    Latent(Box<Latent<S>>),
     DeltaNet(Box<DeltaNet<S>>),
     ShortConv(ShortConv<S>),
+    Mamba(Box<Mamba<S>>),
     Dense(Dense<S>),
     Experts(Experts<S>),
     LayerInput(LayerInput<S>),
@@ -251,6 +272,8 @@ pub(crate) struct Attention<S: Stage> {
     pub(crate) gated: bool,
     /// `[n_heads]`: a score that no position has.
     pub(crate) sinks: Option<S::Vector>,
+    /// Of what all heads attend to together.
+    pub(crate) output_norm: Option<Norm<S>>,
     /// `[hidden, n_heads * head_dim]`
     pub(crate) output: Linear<S>,
     /// Which of the model's rotations.
@@ -296,6 +319,8 @@ pub(crate) struct Heads {
     pub(crate) n_heads: usize,
     pub(crate) n_kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// Of a value in the cache.
+    pub(crate) value_dim: usize,
     /// How many positions a token sees, itself included; `None` sees all.
     pub(crate) window: Option<usize>,
     /// The factor on the products of queries and keys.
@@ -327,6 +352,8 @@ pub(crate) struct Dense<S: Stage> {
     pub(crate) ffn: usize,
     pub(crate) act: Nonlinearity,
     pub(crate) up: Up<S>,
+    /// Of what `down` reads.
+    pub(crate) down_norm: Option<Norm<S>>,
     /// `[hidden, ffn]`
     pub(crate) down: Linear<S>,
     /// `[1, hidden]`: the sigmoid of its product with a row is a factor on what the layer makes.
@@ -484,7 +511,7 @@ impl<'v> Slots<'v> {
             tensor: format!("{}{part}.{kind}", self.prefix),
             shape: std::iter::once(*of).chain(shape[1..].iter().copied()).collect(),
             rows: *rows,
-            transposed: false,
+            transposed: None,
         });
         self.slot(&format!("{part}.{kind}"), shape, 0.0, fused)
     }

@@ -63,7 +63,7 @@ impl SavePoint {
 impl State {
     /// Room for `context` positions of a model.
     pub(crate) fn new<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Result<Self> {
-        Self::laid_out(spec, context, |heads| layout(heads.head_dim, heads.window, ty, context))
+        Self::laid_out(spec, context, |heads| layout(heads, ty, context))
     }
 
     /// As [`new`](Self::new), keeping what no window sees any more.
@@ -73,7 +73,7 @@ impl State {
         ty: KvType,
         context: usize,
     ) -> Result<Self> {
-        Self::laid_out(spec, context, |heads| KvLayout::try_new(ty, heads.head_dim, context))
+        Self::laid_out(spec, context, |heads| plain(heads, ty, context))
     }
 
     fn laid_out<S: Stage>(
@@ -236,17 +236,19 @@ impl Kept {
 
 /// A ring where that is shorter than the context: the window, and what a pass adds to it before its
 /// first row has looked. `None` where it does not fit the address space.
-fn layout(head_dim: usize, window: Option<usize>, ty: KvType, context: usize) -> Option<KvLayout> {
+fn layout(heads: Heads, ty: KvType, context: usize) -> Option<KvLayout> {
     // A window as long as the context is none.
-    let window = window.filter(|&window| window < context);
+    let window = heads.window.filter(|&window| window < context);
     let ring = window.map(|window| (window + BATCH).next_multiple_of(CHUNK));
     match ring.filter(|&ring| ring < context) {
         // No larger than a plain one of the context would be.
-        Some(ring) => {
-            KvLayout::try_new(ty, head_dim, context).map(|_| KvLayout::ring(ty, head_dim, ring))
-        }
-        None => KvLayout::try_new(ty, head_dim, context),
+        Some(ring) => plain(heads, ty, context).map(|_| KvLayout::ring(ty, heads.head_dim, ring)),
+        None => plain(heads, ty, context),
     }
+}
+
+fn plain(heads: Heads, ty: KvType, context: usize) -> Option<KvLayout> {
+    KvLayout::try_unequal(ty, heads.head_dim, heads.value_dim, context)
 }
 
 /// Bytes of an attention block.
@@ -256,8 +258,14 @@ fn block_bytes(layout: KvLayout, n_kv_heads: usize) -> Option<usize> {
 
 /// Bytes of keys and values of a whole context; `None` where they do not fit a `usize`.
 pub(crate) fn kv_bytes<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Option<usize> {
-    let of_block = |heads: Heads| {
-        block_bytes(layout(heads.head_dim, heads.window, ty, context)?, heads.n_kv_heads)
-    };
+    let of_block = |heads: Heads| block_bytes(layout(heads, ty, context)?, heads.n_kv_heads);
     spec.attentions().map(of_block).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
+}
+
+/// Bytes of a whole state of `context` positions: keys and values, and what is recurrent twice, before a
+/// pass and after; `None` where they do not fit a `usize`.
+pub(crate) fn state_bytes<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Option<usize> {
+    let mut numbers = spec.recurrences().flatten();
+    let numbers = numbers.try_fold(0usize, |sum, part| sum.checked_add(part))?;
+    numbers.checked_mul(2 * size_of::<f32>())?.checked_add(kv_bytes(spec, ty, context)?)
 }

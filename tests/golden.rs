@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::reference::{Reference, json, max_difference, relative_rmse};
 use common::{assets, bits, continued, greedy_past_ends};
-use goldcrest::{Isa, KvType, Model};
+use goldcrest::{Format, Isa, KvType, Model};
 
 const CASES: &[&str] = &[
     "llama",
@@ -29,8 +29,14 @@ const CASES: &[&str] = &[
     "mixtral",
     "gpt_oss",
     "gpt_oss_truncate",
+    "deepseek_v2",
+    "deepseek_v2_greedy",
+    "deepseek_v2_lite",
+    "deepseek_v3",
     "qwen3_5",
+    "qwen3_5_moe",
     "lfm2",
+    "bitnet",
     "gpt2",
     "phi3",
     "phi3_longrope",
@@ -58,21 +64,48 @@ const OWN: &[&str] = &[
     "starcoder2",
     "phi4_mini",
     "granite4_micro",
+    "qwen3_next",
+    "lfm2_moe",
+    "qwen2_moe",
+    "glm4_moe",
 ];
 
 /// Of multimodal models.
 const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
-const NOT_IN_GGUF: &[&str] = &["mistral", "gemma2", "gemma3_p4", "gemma4", "qwen3_moe", "gpt_oss"];
+const NOT_IN_GGUF: &[&str] = &[
+    "bitnet",
+    "mistral",
+    "gemma2",
+    "gemma3_p4",
+    "gemma4",
+    "qwen3_moe",
+    "gpt_oss",
+    "deepseek_v2",
+    "deepseek_v2_lite",
+];
 
 /// Of experts.
-const MIXTURES: &[&str] =
-    &["qwen3_moe", "qwen3_moe_sparse", "mixtral", "gpt_oss", "gpt_oss_truncate"];
+const MIXTURES: &[&str] = &[
+    "qwen3_moe",
+    "qwen3_moe_sparse",
+    "mixtral",
+    "qwen3_5_moe",
+    "gpt_oss",
+    "gpt_oss_truncate",
+    "deepseek_v2",
+    "deepseek_v2_greedy",
+    "deepseek_v2_lite",
+    "deepseek_v3",
+    "qwen3_5_moe",
+];
 
 /// Types of the quantised files that have kernels.
-const FORMATS: &[&str] =
-    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S"];
+const FORMATS: &[&str] = &[
+    "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S",
+    "Q2_K", "Q3_K_M", "IQ4_NL", "IQ4_XS",
+];
 
 fn fixture(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case)
@@ -259,10 +292,10 @@ fn eight_bit_keys_and_values_are_close() {
         let ours = logits(&load(&folder, KvType::Q8_0), &golden);
         let error = relative_rmse(&ours, &logits(&load(&folder, KvType::F32), &golden));
         eprintln!("{case}: q8_0 KV {error:.5}");
-        // In a mixture a small change of a row can choose other experts for it.
+        // In a mixture a small change of a row can choose other experts, or groups of them, for it.
         // Gemma 4 does not scale its scores down, and with them errors of keys.
         let coarse = MIXTURES.contains(case) || case.starts_with("gemma4");
-        let bound = if coarse { 0.1 } else { 0.02 };
+        let bound = if coarse { 0.15 } else { 0.02 };
         assert!(error < bound, "{case}: {error}");
     }
 }
@@ -294,7 +327,17 @@ fn quantising_on_load_is_close_to_the_float_model() {
         let folder = assets.join("golden").join(case);
         let golden = Reference::open(folder.join("golden.safetensors"));
         let want = golden.floats("logits");
-        for (format, bound) in [(goldcrest::Format::Q8_0, 0.06), (goldcrest::Format::Q4_0, 0.6)] {
+        for (format, bound) in [
+            (Format::Q8_0, 0.06),
+            (Format::Q6_K, 0.15),
+            (Format::Q5_K, 0.2),
+            (Format::Q4_K, 0.4),
+            (Format::Q4_0, 0.6),
+            (Format::IQ4_NL, 0.4),
+            (Format::MXFP4, 0.6),
+            (Format::Q3_K, 0.8),
+            (Format::Q2_K, 1.2),
+        ] {
             let model = Model::loader(&folder).quantize(format).kv(KvType::F32).load().unwrap();
             let error = relative_rmse(&logits(&model, &golden), &want);
             eprintln!("{case} --quant {format}: {error:.4}");

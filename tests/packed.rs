@@ -60,7 +60,7 @@ fn foreign(assets: &Path) -> Vec<PathBuf> {
     for case in ["llama_256", "qwen2_256"] {
         for format in [
             "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M",
-            "Q6_K", "IQ3_S",
+            "Q6_K", "IQ3_S", "Q2_K", "Q3_K_M", "IQ4_NL", "IQ4_XS",
         ] {
             all.push(assets.join(format!("golden/{case}/gguf/{case}-{format}.gguf")));
         }

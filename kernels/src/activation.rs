@@ -9,7 +9,7 @@ use crate::simd::{LANES, MAGIC, Simd};
 ///
 /// ```text
 /// Q8, 104 bytes per 64 values:   64 x i8 | scale x2 | scale * sum x2 | M - 8 sum x2 | M - 16 sum x2 | M - 128 sum x2
-/// Q8K, 320 bytes per 256 values: 256 x i8 | 16 sums of 16, i16 | 8 sums of 32, i16 | scale f32 | 12 bytes
+/// Q8K, 320 bytes per 256 values: 256 x i8 | 16 sums of 16, i16 | 8 sums of 32, i16 | scale f32 | 4 sums of 64, i16 | 4 bytes
 /// ```
 ///
 /// Rows come in groups of [`Kernels::group`](crate::Kernels::group), the last one smaller: the
@@ -52,6 +52,7 @@ pub(crate) mod q8k {
     pub(crate) const SUMS_16: usize = 256;
     pub(crate) const SUMS_32: usize = 288;
     pub(crate) const SCALE: usize = 304;
+    pub(crate) const SUMS_64: usize = 308;
 }
 
 impl Activation {
@@ -260,6 +261,10 @@ unsafe fn q8k_record<S: Simd>(s: S, x: *const f32, out: *mut u8) {
         for (i, j) in [0, 2, 1, 3, 4, 6, 5, 7].into_iter().enumerate() {
             let sum = (sums[2 * j] + sums[2 * j + 1]) as i16;
             out.add(q8k::SUMS_32 + 2 * i).cast::<i16>().write_unaligned(sum);
+        }
+        for (i, four) in sums.as_chunks::<4>().0.iter().enumerate() {
+            let sum = four.iter().sum::<i32>() as i16;
+            out.add(q8k::SUMS_64 + 2 * i).cast::<i16>().write_unaligned(sum);
         }
     }
 }

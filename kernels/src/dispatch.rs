@@ -12,6 +12,7 @@ use crate::kv::{self, KvLayout};
 use crate::matmul::{self, Args, MatmulFn, decoded};
 use crate::ops::{self, Nonlinearity, RopeStyle};
 use crate::recurrent::{self, Delta, GateOrder, Scan};
+use crate::rotation;
 use crate::simd::*;
 
 /// Where a product goes: `rows` rows of `cols` floats, `stride` floats apart.
@@ -140,6 +141,12 @@ macro_rules! ops {
             k: &mut [f32], v: &mut [f32]) = kv::kv_load;
         /// `x = cap tanh(x / cap)`, element by element.
         fn softcap(cap: f32, x: &mut [f32]) = ops::softcap;
+        /// Walsh-Hadamard transform in place, of each `block` of a row: `x = H x / sqrt(block)`, where
+        /// `H[i][j]` is -1 for an odd number of bits in `i & j`, else 1. It is its own inverse.
+        ///
+        /// # Panics
+        /// If `block` is no power of two, or the row no whole number of blocks.
+        fn walsh_hadamard(block: usize, x: &mut [f32]) = rotation::walsh_hadamard;
         /// Softmax attention of the query heads that share a key/value head; see [`Attend`].
         ///
         /// # Panics

@@ -13,6 +13,10 @@ pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
 pub(crate) mod mxfp4;
 pub(crate) mod nvfp4;
+pub(crate) mod pq2_0;
+pub(crate) mod ptq1_0;
+pub(crate) mod q1_0;
+pub(crate) mod q2_0;
 pub(crate) mod q2_k;
 pub(crate) mod q3_k;
 pub(crate) mod q4_0;
@@ -23,6 +27,9 @@ pub(crate) mod q5_1;
 pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
+mod quantize;
+pub(crate) mod tq1_0;
+pub(crate) mod tq2_0;
 
 use std::fmt;
 
@@ -60,6 +67,18 @@ macro_rules! formats {
             Q5_K q5_k;
             /// 6 bits, 8-bit scale per 16, in blocks of 256.
             Q6_K q6_k;
+            /// 2 bits for -1, 0 and 1, a scale per 256.
+            TQ2_0 tq2_0;
+            /// 2 bits, a scale per 64.
+            Q2_0 q2_0;
+            /// 2 bits, a scale per 128.
+            PQ2_0 pq2_0;
+            /// 1 bit, a scale per 128.
+            Q1_0 q1_0;
+            /// Ternary digits, a scale per 256.
+            TQ1_0 tq1_0;
+            /// Ternary digits, a scale per 128.
+            PTQ1_0 ptq1_0;
             /// 4 bits for sixteen uneven values, a scale per 32.
             IQ4_NL iq4_nl;
             /// 4-bit floats, a power of two per 32.
@@ -248,12 +267,15 @@ impl Format {
         (self.entry().dequantize)(row, out);
     }
 
+    /// Whether there is a quantiser to this format.
+    pub const fn can_quantize(self) -> bool {
+        self.entry().quantize.is_some()
+    }
+
     /// Quantises a row into the file's layout, to the bytes that ggml's reference gives.
     ///
-    /// Formats that the engine quantises to on load: F32, F16, BF16, Q8_0, Q4_0.
-    ///
     /// # Errors
-    /// [`NoQuantizer`] for another format.
+    /// [`NoQuantizer`] for a format that [`can_quantize`](Self::can_quantize) denies.
     ///
     /// # Panics
     /// If `out` is not exactly the bytes of `row.len()` values.
@@ -299,6 +321,12 @@ const _: () = {
         (Q4_K, 144, 2368),
         (Q5_K, 176, 2880),
         (Q6_K, 210, 3392),
+        (TQ2_0, 66, 1056),
+        (Q2_0, 18, 1152),
+        (PQ2_0, 34, 1088),
+        (Q1_0, 18, 576),
+        (TQ1_0, 54, 864),
+        (PTQ1_0, 28, 896),
         (IQ4_NL, 18, 576),
         (MXFP4, 17, 544),
         (Q2_K, 84, 1344),

@@ -45,6 +45,7 @@ mod matmul;
 mod ops;
 mod panel;
 mod recurrent;
+mod rotation;
 mod simd;
 
 pub use activation::{Activation, Place, Rows};

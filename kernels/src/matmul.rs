@@ -25,10 +25,13 @@ macro_rules! each {
     } )* };
 }
 
+pub(crate) use each;
+
 pub(crate) mod affine;
 pub(crate) mod centred;
 pub(crate) mod decoded;
 pub(crate) mod float;
+pub(crate) mod low_bit;
 pub(crate) mod planes;
 pub(crate) mod simple;
 

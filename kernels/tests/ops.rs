@@ -332,3 +332,37 @@ fn words_add_up() {
         }
     }
 }
+
+/// The matrix as it is defined, times each block.
+fn walsh_hadamard(x: &[f64], block: usize) -> Vec<f64> {
+    let row = |x: &[f64], i: usize| {
+        let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+        x.iter().enumerate().map(|(j, v)| sign(j) * v).sum::<f64>() / (block as f64).sqrt()
+    };
+    x.chunks_exact(block).flat_map(|x| (0..block).map(move |i| row(x, i))).collect()
+}
+
+#[test]
+fn walsh_hadamard_is_the_matrix_on_every_tier() {
+    for block in [1, 2, 4, 8, 16, 32, 128, 1024] {
+        let x: Vec<f32> = (0..3 * block).map(|i| ((i * i) as f32 * 0.37).sin() * 3.0).collect();
+        let want = walsh_hadamard(&wide(&x), block);
+        let turn = |k: &Kernels| changed(&x, |x| k.walsh_hadamard(block, x));
+        let got = in_both_modes("walsh_hadamard", turn);
+        assert_near("walsh_hadamard", &got, &want, 1e-6);
+        let back = changed(&got, |x| portable().walsh_hadamard(block, x));
+        assert_near("its inverse", &back, &wide(&x), 1e-6);
+    }
+}
+
+#[test]
+#[should_panic(expected = "24 values in blocks of 16")]
+fn walsh_hadamard_takes_whole_blocks() {
+    Kernels::best().walsh_hadamard(16, &mut [0.0; 24]);
+}
+
+#[test]
+#[should_panic(expected = "24 values in blocks of 12")]
+fn walsh_hadamard_takes_powers_of_two() {
+    Kernels::best().walsh_hadamard(12, &mut [0.0; 24]);
+}

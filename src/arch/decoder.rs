@@ -7,6 +7,7 @@ use super::attention::{
 use super::experts;
 use super::feed_forward::FeedForward;
 use super::keys::{self, Keys};
+use super::latent;
 use super::multipliers::Factors;
 use super::recurrent::{Recurrent, adjusted_ffn};
 use super::refuse::refuse_variants;
@@ -30,6 +31,11 @@ pub(crate) struct Decoder {
     pub(super) scale: f32,
     pub(super) cap: Option<f32>,
     pub(super) global: Option<Global>,
+    latent: Option<latent::Numbers>,
+    /// Layers after the others that draft tokens, which nothing here runs.
+    pub(crate) drafts: usize,
+    /// What the file says of norms of queries and keys.
+    pub(super) qk_norm: Option<bool>,
     pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
     layer_inputs: Option<LayerWidths>,
@@ -63,11 +69,26 @@ impl Decoder {
         refuse_variants(keys, row)?;
         let hidden = keys.need(keys::HIDDEN)?;
         let n_heads = keys.need(keys::HEADS)?;
-        let head_dim = head_dim(keys, row, hidden, n_heads)?;
-        let n_layers = keys.need(keys::LAYERS)?;
+        let latent = latent::Numbers::read(keys, row, n_heads)?;
+        let head_dim = match &latent {
+            Some(latent) => latent.head_dim(),
+            None => head_dim(keys, row, hidden, n_heads)?,
+        };
+        let drafts = keys.count(keys::DRAFTS)?.unwrap_or(0);
+        let n_layers = match (keys.need(keys::LAYERS)?, keys) {
+            (all, Keys::Gguf { .. }) if drafts > 0 => {
+                let few = || keys.error(keys::DRAFTS, format_args!("is {drafts} of {all} layers"));
+                all.checked_sub(drafts).filter(|&n| n > 0).ok_or_else(few)?
+            }
+            (n, _) => n,
+        };
         let context_length = keys.need(keys::CONTEXT)?;
         let windows = windows(keys, row, n_layers)?;
-        let (rope, local_rope) = ropes(source, row, head_dim, context_length)?;
+        let turning = latent.as_ref().map_or(head_dim, |latent| latent.rope);
+        let (mut rope, local_rope) = ropes(source, row, turning, context_length)?;
+        if latent.is_some() {
+            latent::adjust_rope(keys, &mut rope)?;
+        }
         let config = Config {
             arch: row.name,
             vocab_size: vocab_size(source)?,
@@ -98,7 +119,16 @@ impl Decoder {
             temperature: temperature(keys, row)?,
             roped: roped(keys, row, &config)?,
             parallel: parallel(keys, row)?,
-            scale: super::attention::scale(keys, row, &config)?,
+            scale: match &latent {
+                Some(latent) => latent.scale(keys, &config.rope)?,
+                None => super::attention::scale(keys, row, &config)?,
+            },
+            latent,
+            drafts,
+            qk_norm: match keys {
+                Keys::Json(_) => keys.bool(keys::QK_NORM)?,
+                Keys::Gguf { .. } => None,
+            },
             cap: softcap(keys, row.attention_cap, keys::ATTENTION_CAP)?,
             global: Global::read(keys, &config)?,
             shared_keys: shared_keys(keys, row, &config)?,
@@ -176,9 +206,14 @@ impl Decoder {
             return Ok(());
         }
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
-            Ok(vec![match recurrent {
-                Some(recurrent) => self.recurrence(slots, recurrent, recurrences)?,
-                None => Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?)),
+            Ok(vec![match (recurrent, self.latent) {
+                (Some(recurrent), _) => self.recurrence(slots, recurrent, recurrences)?,
+                (None, Some(numbers)) => {
+                    Mixer::Latent(Box::new(self.latent(slots, numbers, attentions)?))
+                }
+                (None, None) => {
+                    Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?))
+                }
             }])
         })?);
         blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
@@ -308,7 +343,11 @@ impl Decoder {
 
 /// Whether a mixer has keys and values in the state.
 fn keeps_keys(mixer: &Mixer<Named>) -> bool {
-    matches!(mixer, Mixer::Attention(attention) if attention.kv.is_some())
+    match mixer {
+        Mixer::Attention(attention) => attention.kv.is_some(),
+        Mixer::Latent(_) => true,
+        _ => false,
+    }
 }
 
 /// Whether a mixer has a recurrence in the state.

@@ -195,14 +195,14 @@ impl Decoder {
                 tensor: slots.name("ffn_up_shexp.weight"),
                 shape: vec![2 * ffn, hidden],
                 rows: RowMap::from(first),
-                transposed: false,
+                transposed: None,
             };
             let matrix = slots.or_part(&format!("{part}.weight"), &[ffn, hidden], fused)?;
             Ok(Linear { matrix, bias: None })
         };
         let up = Up::Gated([half("ffn_gate_shexp", 0)?, half("ffn_up_shexp", ffn)?]);
         let down = self.linear(slots, "ffn_down_shexp", &[hidden, ffn], false)?;
-        Ok(Some(Dense { ffn, act: self.row.act, up, down, gate }))
+        Ok(Some(Dense { ffn, act: self.row.act, up, down_norm: None, down, gate }))
     }
 }
 
@@ -219,7 +219,7 @@ fn fused_half(
         tensor: slots.name("ffn_gate_up_exps.weight"),
         shape: vec![count, 2 * ffn, hidden],
         rows: RowMap { first, run: ffn, step: 2 * ffn },
-        transposed: false,
+        transposed: None,
     };
     slots.or_part(&format!("{part}.weight"), &[count, ffn, hidden], fused)
 }
@@ -233,7 +233,7 @@ fn turned_part(
     rows: RowMap,
 ) -> Result<Slot> {
     let tensor = slots.name(&format!("{tensor}.{TRANSPOSED}"));
-    let turned = Part { tensor, shape: turned.to_vec(), rows, transposed: true };
+    let turned = Part { tensor, shape: turned.to_vec(), rows, transposed: Some(shape[2]) };
     slots.or_part(&format!("{part}.weight"), shape, turned)
 }
 
@@ -251,7 +251,7 @@ fn expert_biases(
             tensor: slots.name("ffn_gate_up_exps.bias"),
             shape: vec![count, 2 * ffn],
             rows: RowMap { first, run: 1, step: 2 },
-            transposed: false,
+            transposed: None,
         };
         slots.or_part(&format!("{part}.bias"), &[count, ffn], both)
     };
@@ -287,6 +287,8 @@ fn groups(keys: Keys, scores: Scores, experts: Experts) -> Result<Option<Groups>
         Scores::Softmax => RankedBy::Best,
         Scores::Sigmoid => RankedBy::BestTwo,
     };
+    let count = keys.size(keys::EXPERT_GROUPS)?.unwrap_or(1);
+    let used = keys.size(keys::EXPERT_GROUPS_USED)?;
     if let Keys::Json(json) = keys {
         match (json.str("topk_method")?, ranked_by) {
             (Some("greedy"), _) => return Ok(None),
@@ -299,11 +301,11 @@ fn groups(keys: Keys, scores: Scores, experts: Experts) -> Result<Option<Groups>
             }
         }
     }
-    let count = keys.size(keys::EXPERT_GROUPS)?.unwrap_or(1);
     if count == 1 {
         return Ok(None);
     }
-    let used = keys.need(keys::EXPERT_GROUPS_USED)?;
+    let missing = || keys.error(keys::EXPERT_GROUPS_USED.key(), "is missing");
+    let used = used.ok_or_else(missing)?;
     if !experts.count.is_multiple_of(count)
         || used > count
         || experts.used > used * (experts.count / count)
@@ -329,6 +331,11 @@ fn scale(keys: Keys, mixture: Mixture) -> Result<f32> {
 
 /// How far gates and ups go.
 fn limit(keys: Keys) -> Result<f32> {
+    if let Keys::Json(json) = keys
+        && let Some(alpha) = json.f32("swiglu_alpha")?.filter(|&alpha| alpha != 1.702)
+    {
+        return Err(unsupported(format!("key \"swiglu_alpha\": {alpha} is not supported")));
+    }
     match keys.f32(keys::SWIGLU_LIMIT)? {
         None => Ok(7.0),
         Some(limit) if limit.is_finite() && limit > 0.0 => Ok(limit),
@@ -370,5 +377,11 @@ pub(super) fn numbers(keys: Keys, mixture: Mixture) -> Result<Option<Experts>> {
         Some(ffn) => ffn,
         None => keys.need(keys::FFN)?,
     };
-    Ok(Some(Experts { count, used: keys.need(keys::EXPERTS_USED)?, ffn }))
+    let used = keys.need(keys::EXPERTS_USED)?;
+    if let Keys::Json(json) = keys
+        && let Some(other) = json.usize("experts_per_token")?.filter(|&other| other != used)
+    {
+        return Err(json.error("experts_per_token", format_args!("is {other}, not {used}")));
+    }
+    Ok(Some(Experts { count, used, ffn }))
 }

@@ -7,6 +7,7 @@ mod decoder;
 mod experts;
 mod feed_forward;
 mod keys;
+mod latent;
 mod multipliers;
 mod recurrent;
 mod refuse;

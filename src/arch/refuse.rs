@@ -88,6 +88,10 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
             return refuse(key, cap);
         }
     }
+    if json.get("quantization").is_some_and(|value| value.get("group_size").is_some()) {
+        let problem = "folders quantised by MLX are not supported";
+        return Err(unsupported(format!("key \"quantization\": {problem}")));
+    }
     if let Some(quantization) = json.get("quantization_config") {
         let method = quantization.get("quant_method").unwrap_or(&serde_json::Value::Null);
         return refuse("quantization_config", method);

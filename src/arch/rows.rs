@@ -1,7 +1,9 @@
 //! The decoders: a row of data each, in a file for each house that makes them.
 
 mod cohere;
+mod deepseek;
 mod gemma;
+mod glm;
 mod gpt;
 mod gpt_oss;
 mod granite;
@@ -49,8 +51,12 @@ pub(super) struct Row {
     pub(super) temperature: bool,
     /// What some layers have instead of attention.
     pub(super) recurrence: Recurrence,
+    /// Keys and values are made of latents.
+    pub(super) latent: bool,
     /// Each head has a score that no position has.
     pub(super) sinks: bool,
+    /// What the last matrix of attention and of a feed-forward layer reads is normalised.
+    pub(super) sub_norms: bool,
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,
@@ -186,6 +192,8 @@ pub(super) enum QkNorm {
     PerHead,
     /// After rope.
     PerHeadRotated,
+    /// In files that have the weights.
+    PerHeadIfThere,
     /// All heads together.
     Whole,
 }
@@ -248,7 +256,9 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         llama::ROWS,
         qwen::ROWS,
         gemma::ROWS,
+        deepseek::ROWS,
         liquid::ROWS,
+        glm::ROWS,
         gpt::ROWS,
         gpt_oss::ROWS,
         microsoft::ROWS,

@@ -30,12 +30,27 @@ pub(super) fn count(spec: &Spec<Named>) -> Vec<BlockCount> {
 fn describe(mixer: &Mixer<Named>) -> String {
     match mixer {
         Mixer::Attention(attention) => attention_kind(attention),
+        Mixer::Latent(latent) => {
+            let heads = latent.heads;
+            let (query, value) = (heads.query(), heads.value);
+            format!(
+                "latent attention, {} heads of {query} and {value} on latents of {} and keys of {}",
+                heads.n_heads, heads.rank, heads.rope
+            )
+        }
         Mixer::DeltaNet(net) => {
             let heads = &net.heads;
             let (keys, values) = (heads.n_k, heads.n_v);
             format!(
                 "gated delta rule, {values} states of {} by {} on {keys} keys",
                 heads.d_k, heads.d_v
+            )
+        }
+        Mixer::Mamba(mamba) => {
+            let heads = &mamba.heads;
+            format!(
+                "state space, {} states of {} by {}",
+                heads.n_heads, heads.d_state, heads.head_dim
             )
         }
         Mixer::ShortConv(conv) => {

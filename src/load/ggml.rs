@@ -88,6 +88,10 @@ ggml_types! {
     MXFP4 = 39, 32 per 1 + 16, scales [];
     NVFP4 = 40, 64 per 4 + 32, scales [];
     Q1_0 = 41, 128 per 2 + 16, scales [0];
+    Q2_0 = 42, 64 per 2 + 16, scales [0];
+    /// PrismML's: Q2_0 in blocks of 128, and TQ1_0 in blocks of 128.
+    PQ2_0 = 142, 128 per 2 + 32, scales [0];
+    PTQ1_0 = 143, 128 per 24 + 2 + 2, scales [26];
 }
 
 /// Types that GGML gave up; their numbers stay taken, and old files still hold some.

@@ -4,6 +4,7 @@ use crate::error::{Result, format_error, unsupported};
 
 use super::ggml::{GgmlType, removed_name};
 use super::metadata::Metadata;
+use super::q2_0;
 use super::reader::{Inside, Reader};
 use super::tensor::Tensor;
 
@@ -39,6 +40,9 @@ pub(super) fn parse(bytes: &[u8], file: usize) -> Result<Header> {
     for number in 0..n_tensors {
         tensors.push(read_tensor(&mut reader, number, file, alignment)?);
     }
+    let start = (reader.at() as u64).next_multiple_of(alignment);
+    let len = (bytes.len() as u64).saturating_sub(start);
+    q2_0::settle(&mut tensors, len as usize, alignment as usize)?;
     place(&mut tensors, reader.at(), alignment, bytes.len())?;
     Ok(Header { version, metadata, tensors })
 }

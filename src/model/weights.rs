@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use goldcrest_kernels::{Activation, Format, PANEL_ROWS, unpack_row};
 
+use super::need::Fixed;
 use crate::error::Result;
-use crate::load::{Buffer, Checkpoint, Tensor};
+use crate::load::{Buffer, Checkpoint, Hadamard, Tensor};
 use crate::spec::{Named, Spec, Stage};
 pub(crate) use file::save;
 pub(crate) use pack::Watch;
@@ -21,6 +22,8 @@ pub(crate) struct Matrix {
     pub(crate) format: Format,
     pub(crate) rows: usize,
     pub(crate) k: usize,
+    /// Whether its input is turned: see [`Hadamard`].
+    pub(crate) turned: bool,
     /// Of its first panel.
     offset: usize,
     /// From one panel to the next: more than a panel where two matrices are interleaved.
@@ -52,6 +55,7 @@ impl Stage for Loaded {
     /// Which of the tables.
     type Rows = usize;
     type Bank = Vec<Expert>;
+    type Heads = Vec<Matrix>;
 }
 
 /// One expert: its matrices one after another, in pages of their own but for small ones.
@@ -120,21 +124,25 @@ pub(crate) struct Weights {
     panels: Panels,
     tables: Vec<Table>,
     pub(crate) spec: Spec<Loaded>,
+    pub(crate) hadamard: Option<Hadamard>,
     /// Bytes that one token's forward pass reads.
     pub(crate) bytes_per_token: u64,
 }
 
 impl Weights {
     /// Packs the weights of `checkpoint`, unless they are, into the blocks of `spec`; `quantize` turns
-    /// its float matrices into that format.
+    /// its float matrices into that format. Before that, `room` hears what they take and may object.
     pub(crate) fn load(
         checkpoint: Checkpoint,
         spec: &Spec<Named>,
         quantize: Option<Format>,
         watch: &Watch<'_>,
+        room: impl FnOnce(&Spec<Loaded>, Fixed) -> Result<()>,
     ) -> Result<Self> {
-        let mut plan = Plan::new(&checkpoint, quantize);
+        let hadamard = checkpoint.hadamard(spec)?;
+        let mut plan = Plan::new(&checkpoint, hadamard.as_ref(), quantize);
         let spec = plan.model(spec)?;
+        room(&spec, plan.takes())?;
         let mut bytes_per_token = plan.per_token();
         let tables: Vec<_> =
             plan.tables.iter().map(|(tensor, format)| ((*tensor).clone(), *format)).collect();
@@ -159,7 +167,7 @@ impl Weights {
                 Panels::File(checkpoint)
             }
         };
-        Ok(Self { panels, tables, spec, bytes_per_token })
+        Ok(Self { panels, tables, spec, hadamard, bytes_per_token })
     }
 
     /// Panels `first..first + count` of `matrix`, which no other interleaves.

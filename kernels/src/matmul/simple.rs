@@ -212,8 +212,8 @@ impl<W: Blocks, K: Scale> Definition for Simple<W, K> {
     }
 }
 
-/// The fifth bits of 32 values, bit k of a word, as a lane of their vector.
-fn fifth_bits_of(bits: [u8; 4]) -> [u8; 4] {
+/// The bits of 32 values, bit k of a word, as a lane of their vector.
+pub(crate) fn fifth_bits_of(bits: [u8; 4]) -> [u8; 4] {
     let bits = u32::from_le_bytes(bits);
     // The product has four bits seven apart; the mask leaves the lowest of each byte.
     let group = |j: u32| (((bits >> (4 * j) & 15) * 0x0020_4081) & 0x0101_0101) << j;

@@ -76,6 +76,12 @@ pub(crate) unsafe trait Simd: Copy {
     /// Shifts 16-bit lanes left: bits cross bytes, the caller masks.
     unsafe fn b_shl<const N: i32>(self, a: Self::B) -> Self::B;
 
+    /// Three times each byte, modulo 256.
+    unsafe fn b_triple(self, a: Self::B) -> Self::B;
+    /// `3 (b ^ 0x80) / 256` of each byte b: the first ternary digit of a fraction of 256 whose top
+    /// bit is flipped.
+    unsafe fn b_digits(self, a: Self::B) -> Self::B;
+
     // Dot products: row r takes bytes 4 r .. 4 r + 4 of a vector against the same 4 activations.
     /// Reads 4 activations.
     unsafe fn x_load(self, p: *const i8) -> Self::X;
@@ -85,8 +91,8 @@ pub(crate) unsafe trait Simd: Copy {
     /// [`finish`](Self::finish) of the same `start` completes it.
     unsafe fn acc_start(self, start: *const i32) -> Self::Acc;
     /// Adds the products of unsigned codes. Between two [`flush`](Self::flush)es, or
-    /// [`scale_add`](Self::scale_add)s of a fresh accumulator, at most 8 calls with 4-bit codes,
-    /// 4 with 5-bit ones, 2 with 6-bit ones.
+    /// [`scale_add`](Self::scale_add)s of a fresh accumulator, at most 32 calls with 2-bit codes, 8
+    /// with 4-bit ones, 4 with 5-bit ones, 2 with 6-bit ones.
     unsafe fn dot_u(self, acc: Self::Acc, w: Self::U8, x: Self::X) -> Self::Acc;
     /// Widens what narrow accumulators hold.
     unsafe fn flush(self, acc: Self::Acc) -> Self::Acc;

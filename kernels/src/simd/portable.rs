@@ -95,6 +95,14 @@ unsafe impl Simd for Portable {
         halves(a, |v| v << N)
     }
     #[inline(always)]
+    unsafe fn b_triple(self, a: Self::B) -> Self::B {
+        bytes!(i => a[i].wrapping_mul(3))
+    }
+    #[inline(always)]
+    unsafe fn b_digits(self, a: Self::B) -> Self::B {
+        bytes!(i => (u16::from(a[i] ^ 0x80) * 3 >> 8) as u8)
+    }
+    #[inline(always)]
     unsafe fn x_load(self, p: *const i8) -> Self::X {
         p.cast::<[i8; 4]>().read_unaligned()
     }

@@ -6,7 +6,7 @@ use goldcrest_kernels::{
 };
 
 use super::needs::Rows;
-use super::product::At;
+use super::product::{At, Input};
 use super::scratch::{Lane, Place};
 use super::{Rotation, Walk};
 use crate::model::weights::Loaded;
@@ -43,6 +43,10 @@ impl Widths {
 
 /// Numbers of the partial results of one row over its whole context, where that is cut into chunks.
 pub(super) fn partials(heads: Heads, layout: KvLayout) -> usize {
+    // Heads that share latents are never cut.
+    if heads.value_dim != heads.head_dim {
+        return 0;
+    }
     // What a window sees may begin and end within a chunk.
     let chunks = layout.positions().div_ceil(CHUNK) + 1;
     heads.n_kv_heads * chunks * partial(heads)
@@ -99,7 +103,9 @@ impl Walk<'_> {
             step.normalise_whole(w, lane)?;
         }
         step.attend_all(w, lane)?;
-        self.residual(w, lane, at, &self.made(step.attended, heads.q()), &mixer.output)
+        let norm = mixer.output_norm.as_ref();
+        let input = Input { norm, ..self.made(step.attended, heads.q()) };
+        self.residual(w, lane, at, &input, &mixer.output)
     }
 }
 

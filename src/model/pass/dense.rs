@@ -19,8 +19,9 @@ impl Walk<'_> {
         at: At<'_>,
         mixer: &Dense<Loaded>,
     ) -> Result<(), Poisoned> {
-        let input = self.hidden(at.pre());
         let linears = mixer.up.linears();
+        let turned = linears[0].matrix.turned;
+        let input = Input { turned, ..self.hidden(at.pre()) };
         let matrices = linears.iter().map(|linear| &linear.matrix).chain(&mixer.gate);
         self.prepare(w, lane, &input, Kinds::of(matrices.map(Matrix::kind)))?;
         let made = self.b.floats(mixer.width(), Rows::Pass);
@@ -69,7 +70,8 @@ impl Walk<'_> {
         });
         w.barrier()?;
         let gate = mixer.gate.as_ref().map(|_| panels * PANEL_ROWS);
-        let input = Input { gate, ..self.made(made, mixer.ffn) };
+        let norm = mixer.down_norm.as_ref();
+        let input = Input { gate, norm, ..self.made(made, mixer.ffn) };
         self.residual(w, lane, at, &input, &mixer.down)
     }
 

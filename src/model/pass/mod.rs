@@ -12,7 +12,9 @@ mod conv;
 mod delta;
 mod dense;
 mod experts;
+mod latent;
 mod layer_input;
+mod mamba;
 mod needs;
 mod product;
 mod rope;
@@ -89,6 +91,16 @@ impl Default for Run {
     }
 }
 
+/// Bytes of the buffers of a pass over a whole piece of a prompt.
+///
+/// # Errors
+/// As [`Graph::new`].
+pub(crate) fn scratch_bytes(spec: &Spec<Loaded>, kernels: &Kernels, threads: usize) -> Result<u64> {
+    let rotations: Vec<_> = spec.ropes.iter().map(|rope| Rotation::new(rope, 0)).collect();
+    let needs = Needs::new(spec, &rotations, kernels.group())?;
+    Ok(Scratch::bytes(&needs, spec.hidden, BATCH, threads) as u64)
+}
+
 impl Graph {
     /// For contexts of `context` positions at most.
     ///
@@ -142,6 +154,9 @@ impl Graph {
         room: &mut [f32],
     ) {
         self.weights.embed(id, x);
+        if let Some(hadamard) = &self.weights.hadamard {
+            hadamard.turn_back(self.kernels, x);
+        }
         let scale = self.spec().embed_scale;
         if scale != 1.0 {
             self.kernels.scale(x, scale);
@@ -182,8 +197,10 @@ impl Walk<'_> {
                 let at = At { block, index };
                 match &branch.mixer {
                     Mixer::Attention(mixer) => self.attention(w, lane, at, mixer)?,
+                    Mixer::Latent(mixer) => self.latent(w, lane, at, mixer)?,
                     Mixer::DeltaNet(mixer) => self.delta_net(w, lane, at, mixer)?,
                     Mixer::ShortConv(mixer) => self.short_conv(w, lane, at, mixer)?,
+                    Mixer::Mamba(mixer) => self.mamba(w, lane, at, mixer)?,
                     Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,
                     Mixer::Experts(mixer) => self.experts(w, lane, at, mixer)?,
                     Mixer::LayerInput(mixer) => self.layer_input(w, lane, at, mixer)?,
@@ -217,7 +234,8 @@ impl Walk<'_> {
         }
         let spec = self.graph.spec();
         let matrix = &spec.head.matrix;
-        let input = Input { pick: Some(self.b.wanted), ..self.hidden(Some(&spec.norm)) };
+        let turned = matrix.turned;
+        let input = Input { pick: Some(self.b.wanted), turned, ..self.hidden(Some(&spec.norm)) };
         self.prepare(w, lane, &input, matrix.kind().into())?;
         let columns = self.b.logits.columns(w, 0, PANEL_ROWS);
         w.each(matrix.panels(), self.grain(), columns, |claim, mut block| {

@@ -3,6 +3,7 @@
 use goldcrest_kernels::{Activation, Format, PANEL_ROWS};
 
 use super::attention::ATTENTION_ROWS;
+use super::latent;
 use super::product::mixes;
 use super::rope::Rotation;
 use crate::error::{Result, unsupported};
@@ -99,6 +100,10 @@ pub(super) struct Needs {
     /// Numbers of the inputs that a task's convolution sees.
     pub(super) window: usize,
     pub(super) routing: Routing,
+    /// Of a task of latent attention: [`latent::Room`].
+    pub(super) latents: usize,
+    pub(super) head_products: usize,
+    pub(super) head_forms: usize,
     /// Rows that a kernel takes at once.
     pub(super) group: usize,
 }
@@ -141,8 +146,10 @@ impl Needs {
                     needs.float(mixer.width(), Rows::Pass);
                     needs.form(mixer.ffn, Rows::Pass, [mixer.down.matrix.format]);
                 }
+                Mixer::Latent(mixer) => needs.latent(spec.hidden, mixer),
                 Mixer::DeltaNet(mixer) => needs.delta_net(spec.hidden, mixer),
                 Mixer::ShortConv(mixer) => needs.short_conv(spec.hidden, mixer),
+                Mixer::Mamba(mixer) => needs.mamba(spec.hidden, mixer),
                 Mixer::Experts(mixer) => needs.experts(spec.hidden, mixer),
                 Mixer::LayerInput(mixer) => {
                     needs.form(spec.hidden, Rows::Pass, [mixer.gate.format]);
@@ -176,6 +183,29 @@ impl Needs {
             self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim, heads.head_dim));
     }
 
+    fn latent(&mut self, hidden: usize, mixer: &crate::spec::Latent<Loaded>) {
+        let heads = mixer.heads;
+        let widths = latent::Widths::new(mixer);
+        self.form(hidden, Rows::Pass, linear_formats(&mixer.inputs));
+        self.float(widths.first, Rows::Pass);
+        if let Some((_, linear)) = &mixer.low_rank {
+            self.form(linear.matrix.k, Rows::Pass, [linear.matrix.format]);
+        }
+        widths.queries.into_iter().for_each(|width| self.float(width, Rows::Pass));
+        self.float(heads.values(), Rows::Pass);
+        self.form(heads.values(), Rows::Pass, [mixer.output.matrix.format]);
+        let (key, task) = (heads.key(), ATTENTION_ROWS * latent::LATENT_HEADS);
+        self.key = self.key.max(key);
+        self.queries = self.queries.max(task * key);
+        self.scores = self.scores.max(goldcrest_kernels::scratch_len(key, heads.rank));
+        self.latents = self.latents.max(task * heads.rank);
+        let widest = heads.rank.max(heads.value);
+        self.head_products = self.head_products.max(ATTENTION_ROWS * widest);
+        let matrices = mixer.keys.iter().chain(&mixer.values);
+        let bytes = matrices.map(|matrix| matrix.kind().row_bytes(matrix.k)).max().unwrap_or(0);
+        self.head_forms = self.head_forms.max(ATTENTION_ROWS * bytes);
+    }
+
     fn delta_net(&mut self, hidden: usize, mixer: &crate::spec::DeltaNet<Loaded>) {
         let heads = mixer.heads;
         self.form(hidden, Rows::Pass, linear_formats(&mixer.inputs));
@@ -185,6 +215,17 @@ impl Needs {
         self.form(heads.values(), Rows::Pass, [mixer.output.matrix.format]);
         self.window = self.window.max(mixer.conv.taps * heads.slot());
         self.key = self.key.max(heads.n_v);
+    }
+
+    fn mamba(&mut self, hidden: usize, mixer: &crate::spec::Mamba<Loaded>) {
+        let heads = mixer.heads;
+        self.form(hidden, Rows::Pass, [mixer.input.matrix.format]);
+        self.float(side_by_side([&mixer.input]), Rows::Pass);
+        self.float(super::mamba::convolved(heads), Rows::Convolved);
+        self.float(heads.inner(), Rows::Pass);
+        self.form(heads.inner(), Rows::Pass, [mixer.output.matrix.format]);
+        self.window = self.window.max(mixer.conv.taps * heads.slot());
+        self.key = self.key.max(heads.head_dim);
     }
 
     fn short_conv(&mut self, hidden: usize, mixer: &crate::spec::ShortConv<Loaded>) {

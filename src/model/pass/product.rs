@@ -54,6 +54,8 @@ pub(super) struct Input<'s, 'a> {
     pub(super) pick: Option<&'s [usize]>,
     pub(super) k: usize,
     pub(super) norm: Option<&'s Norm<Loaded>>,
+    /// Whether the rows are turned after that, as the matrices want that read them.
+    pub(super) turned: bool,
     /// The number of the row that is a factor on all that is read of it.
     pub(super) gate: Option<usize>,
     pub(super) to: &'s [Shared<'a, u8>; 3],
@@ -79,7 +81,7 @@ impl<'a> Walk<'a> {
     /// What a mixer made, `k` wide.
     pub(super) fn made<'s>(&'s self, from: &'s Shared<'a, f32>, k: usize) -> Input<'s, 'a> {
         let to = self.b.forms(k, needs::Rows::Pass);
-        Input { from, pick: None, k, norm: None, gate: None, to }
+        Input { from, pick: None, k, norm: None, gate: None, turned: false, to }
     }
 
     pub(super) fn grain(&self) -> usize {
@@ -150,10 +152,21 @@ impl<'a> Walk<'a> {
         scratch: &'x mut [f32],
     ) -> &'x [f32] {
         let x = &row[..input.k];
-        let Some(gate) = input.gate else { return self.normalised(x, input.norm, scratch) };
-        let out = &mut scratch[..x.len()];
-        out.copy_from_slice(x);
-        self.graph.kernels.scale(out, row[gate]);
+        let turn = self.graph.weights.hadamard.as_ref().filter(|_| input.turned);
+        if input.gate.is_none() && turn.is_none() {
+            return self.normalised(x, input.norm, scratch);
+        }
+        let (kernels, out) = (self.graph.kernels, &mut scratch[..x.len()]);
+        match input.norm {
+            Some(norm) => self.normalise(norm, x.len(), x, out),
+            None => out.copy_from_slice(x),
+        }
+        if let Some(gate) = input.gate {
+            kernels.scale(out, row[gate]);
+        }
+        if let Some(hadamard) = turn {
+            hadamard.turn(kernels, out);
+        }
         out
     }
 
@@ -245,6 +258,8 @@ impl<'a> Walk<'a> {
         linears: impl Iterator<Item = &'m Linear<Loaded>> + Clone,
         to: &Shared<'_, f32>,
     ) -> Result<(), Poisoned> {
+        let turned = linears.clone().any(|linear| linear.matrix.turned);
+        let input = &Input { turned, ..*input };
         let kinds = linears.clone().map(|linear| linear.matrix.kind());
         self.prepare(w, lane, input, Kinds::of(kinds))?;
         let grid = to.grid(w, self.rows, PANEL_ROWS);
@@ -310,6 +325,7 @@ impl<'a> Walk<'a> {
         input: &Input<'_, '_>,
         Linear { matrix, bias }: &Linear<Loaded>,
     ) -> Result<(), Poisoned> {
+        let input = &Input { turned: matrix.turned, ..*input };
         self.prepare(w, lane, input, matrix.kind().into())?;
         let kernels = self.graph.kernels;
         let (to, adds) = self.target(at);

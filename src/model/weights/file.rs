@@ -25,7 +25,7 @@ pub(crate) fn save(
     if checkpoint.panels().is_some() {
         return Err(input_error("the model is packed already").at(checkpoint.path()));
     }
-    let mut plan = Plan::new(checkpoint, quantize);
+    let mut plan = Plan::new(checkpoint, None, quantize);
     plan.model(spec)?;
     if spec.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Factors(_))) {
         plan.vectors.extend(checkpoint.tensor(ROPE_FREQS));

@@ -8,10 +8,11 @@ mod recurrent;
 
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
-use crate::load::{Checkpoint, Tensor, check_finite};
+use crate::load::{Checkpoint, Hadamard, Tensor, check_finite};
+use crate::model::need::Fixed;
 use crate::spec::{
-    Attention, Block, Branch, Dense, Experts, KeysValues, LayerInput, LayerInputs, Linear, Mixer,
-    Named, Norm, RowMap, Slot, Spec, Up,
+    Attention, Block, Branch, Dense, Experts, KeysValues, Latent, LayerInput, LayerInputs, Linear,
+    Mixer, Named, Norm, RowMap, Slot, Spec, Up,
 };
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
@@ -103,6 +104,7 @@ pub(super) struct Run<'a> {
 
 pub(super) struct Plan<'a> {
     checkpoint: &'a Checkpoint,
+    hadamard: Option<&'a Hadamard>,
     quantize: Option<Format>,
     pub(super) runs: Vec<Run<'a>>,
     /// One-dimensional tensors, in the order of their use.
@@ -115,9 +117,14 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(checkpoint: &'a Checkpoint, quantize: Option<Format>) -> Self {
+    pub(super) fn new(
+        checkpoint: &'a Checkpoint,
+        hadamard: Option<&'a Hadamard>,
+        quantize: Option<Format>,
+    ) -> Self {
         Self {
             checkpoint,
+            hadamard,
             quantize,
             runs: Vec::new(),
             vectors: Vec::new(),
@@ -154,6 +161,20 @@ impl<'a> Plan<'a> {
         self.end
     }
 
+    /// What the weights take in memory. What was read and not mapped is there already.
+    pub(super) fn takes(&self) -> Fixed {
+        let tables = self.tables.iter().map(|(tensor, _)| tensor.byte_len() as u64);
+        let (is_mapped, panels) = (self.checkpoint.is_mapped(), self.end as u64);
+        match self.checkpoint.panels() {
+            None => {
+                let copied = if is_mapped { 0 } else { tables.sum() };
+                Fixed { weights: panels + copied, ..Fixed::default() }
+            }
+            Some(_) if is_mapped => Fixed { mapped: panels, ..Fixed::default() },
+            Some(_) => Fixed::default(),
+        }
+    }
+
     /// Bytes of it that a token reads.
     pub(super) fn per_token(&self) -> u64 {
         self.end as u64 - self.idle
@@ -173,8 +194,10 @@ impl<'a> Plan<'a> {
             pre: self.optional_norm(branch.pre.as_ref())?,
             mixer: match &branch.mixer {
                 Mixer::Attention(mixer) => Mixer::Attention(Box::new(self.attention(mixer)?)),
+                Mixer::Latent(mixer) => Mixer::Latent(Box::new(self.latent(mixer)?)),
                 Mixer::DeltaNet(mixer) => Mixer::DeltaNet(Box::new(self.delta_net(mixer)?)),
                 Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
+                Mixer::Mamba(mixer) => Mixer::Mamba(Box::new(self.mamba(mixer)?)),
                 Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
                 Mixer::Experts(mixer) => Mixer::Experts(self.experts(mixer)?),
                 Mixer::LayerInput(mixer) => Mixer::LayerInput(LayerInput {
@@ -219,6 +242,7 @@ impl<'a> Plan<'a> {
             q: self.linear(&mixer.q)?,
             q_norm: self.optional_norm(mixer.q_norm.as_ref())?,
             kv: mixer.kv.as_ref().map(|kv| self.keys_values(kv)).transpose()?,
+            output_norm: self.optional_norm(mixer.output_norm.as_ref())?,
             output: self.linear(&mixer.output)?,
             heads,
             kept,
@@ -261,6 +285,7 @@ impl<'a> Plan<'a> {
             ffn: mixer.ffn,
             act: mixer.act,
             up,
+            down_norm: self.optional_norm(mixer.down_norm.as_ref())?,
             down: self.linear(&mixer.down)?,
             gate: mixer.gate.as_ref().map(|gate| self.as_it_is(gate)).transpose()?,
         })
@@ -306,6 +331,33 @@ impl<'a> Plan<'a> {
         Ok(Expert { gate_up, down: self.push(vec![down])?.remove(0) })
     }
 
+    fn latent(&mut self, mixer: &Latent<Named>) -> Result<Latent<Loaded>> {
+        let [queries, latents] = &mixer.inputs;
+        let low_rank = match &mixer.low_rank {
+            Some((norm, linear)) => Some((self.norm(norm)?, self.linear(linear)?)),
+            None => None,
+        };
+        Ok(Latent {
+            heads: mixer.heads,
+            inputs: [self.linear(queries)?, self.linear(latents)?],
+            low_rank,
+            norm: self.norm(&mixer.norm)?,
+            keys: self.of_heads(&mixer.keys)?,
+            values: self.of_heads(&mixer.values)?,
+            output: self.linear(&mixer.output)?,
+            kept: mixer.kept,
+            rope: mixer.rope,
+        })
+    }
+
+    fn of_heads(&mut self, slot: &Slot) -> Result<Vec<Matrix>> {
+        let matrix = |head| {
+            let source = self.one_of(slot, head)?;
+            Ok(self.push(vec![source])?.remove(0))
+        };
+        (0..slot.shape[0]).map(matrix).collect()
+    }
+
     fn matrix(&mut self, slot: &Slot) -> Result<Matrix> {
         let source = self.whole(slot)?;
         Ok(self.push(vec![source])?.remove(0))
@@ -317,10 +369,15 @@ impl<'a> Plan<'a> {
         Ok(self.push(vec![source])?.remove(0))
     }
 
-    /// The matrix of the logits. Where 4 bits are asked for it gets 8: its errors go straight
+    /// The matrix of the logits. Where few bits are asked for it gets more: its errors go straight
     /// into the probabilities, with no later layer to even them out.
     fn head(&mut self, head: &Linear<Named>) -> Result<Linear<Loaded>> {
-        let quantize = self.quantize.map(|f| if f == Format::Q4_0 { Format::Q8_0 } else { f });
+        let six_bits = Format::Q6_K.row_bytes(head.matrix.shape[1]).is_some();
+        let quantize = self.quantize.map(|format| match format {
+            Format::Q8_0 | Format::Q4_0 => Format::Q8_0,
+            _ if six_bits => Format::Q6_K,
+            _ => Format::Q8_0,
+        });
         let source = self.slot(&head.matrix, quantize)?;
         let matrix = self.push(vec![source])?.remove(0);
         Ok(Linear { matrix, bias: self.optional_vector(head.bias.as_ref())? })
@@ -361,7 +418,7 @@ impl<'a> Plan<'a> {
     fn slot(&self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
         let name = slot.name.clone();
         match self.checkpoint.part_of(slot) {
-            Some(part) if part.transposed => {
+            Some(part) if part.transposed.is_some() => {
                 let source = self.source(&part.tensor, part.rows, &slot.shape, name, quantize)?;
                 self.transposed(source, 0)
             }
@@ -379,13 +436,13 @@ impl<'a> Plan<'a> {
         Ok(Source { transposed: Some(first), ..source })
     }
 
-    /// The matrix of one expert: of a tensor that holds those of all, or a tensor of its own.
+    /// The matrix of one expert or head: of a tensor that holds those of all, or a tensor of its own.
     fn one_of(&self, slot: &Slot, expert: usize) -> Result<Source<'a>> {
         let (name, shape) = (slot.expert_name(expert), &slot.shape[1..]);
         if let Some(part) = self.checkpoint.part_of(slot) {
-            if part.transposed {
+            if let Some(step) = part.transposed {
                 let source = self.source(&part.tensor, part.rows, shape, name, self.quantize)?;
-                return self.transposed(source, expert * shape[1]);
+                return self.transposed(source, expert * step);
             }
             // Whole runs are an expert's.
             let map = RowMap { first: part.rows.row(expert * shape[0]), ..part.rows };
@@ -417,7 +474,8 @@ impl<'a> Plan<'a> {
                 "a packed file keeps the types that it was packed with: quantise while packing",
             ));
         }
-        let matrix = Matrix { format, rows, k, offset: 0, stride: 0 };
+        let turned = self.hadamard.is_some_and(|hadamard| hadamard.turns(&name));
+        let matrix = Matrix { format, rows, k, turned, offset: 0, stride: 0 };
         let source = Source { tensor, map, transposed: None, name, from, matrix };
         if tensor.transposed { self.transposed(source, 0) } else { Ok(source) }
     }

@@ -68,6 +68,8 @@ pub(crate) unsafe trait Reg: Copy {
     unsafe fn shr16<const N: i32>(a: Self::I) -> Self::I;
     unsafe fn shl16<const N: i32>(a: Self::I) -> Self::I;
     unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I;
+    unsafe fn triple8(a: Self::I) -> Self::I;
+    unsafe fn digits8(a: Self::I) -> Self::I;
     unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I;
     unsafe fn add32(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn sub32(a: Self::I, b: Self::I) -> Self::I;
@@ -183,6 +185,8 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     lifted! {
         b_and(a: B, b: B) -> B = and;
         b_or(a: B, b: B) -> B = or;
+        b_triple(a: B) -> B = triple8;
+        b_digits(a: B) -> B = digits8;
         prep_u(w: B) -> U8 = prep_u;
         acc_zero() -> Acc = acc_zero;
         flush(acc: Acc) -> Acc = flush;
@@ -448,6 +452,9 @@ macro_rules! common {
     };
 }
 use common;
+
+/// 85 and 170 with their top bits flipped: how many of these a byte exceeds, as signed bytes, is its digit.
+const THIRDS: (i8, i8) = (-43, 42);
 
 /// Factors where a multiplication and an addition round apart.
 macro_rules! plain_factor {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{
-    MAGIC, Reg, common, integer_sums, lift, madd_pairs, narrow_dot, plain_factor, wide_sums,
+    MAGIC, Reg, THIRDS, common, integer_sums, lift, madd_pairs, narrow_dot, plain_factor, wide_sums,
 };
 
 /// Half to single without F16C, exact for every input, with no denormal operand or result on the
@@ -93,6 +93,16 @@ macro_rules! sse_common {
         #[inline(always)]
         unsafe fn shl32<const N: i32>(a: Self::I) -> Self::I {
             _mm_slli_epi32::<N>(a)
+        }
+        #[inline(always)]
+        unsafe fn triple8(a: Self::I) -> Self::I {
+            _mm_add_epi8(a, _mm_add_epi8(a, a))
+        }
+        #[inline(always)]
+        unsafe fn digits8(a: Self::I) -> Self::I {
+            let one = _mm_cmpgt_epi8(a, _mm_set1_epi8(THIRDS.0));
+            let two = _mm_cmpgt_epi8(a, _mm_set1_epi8(THIRDS.1));
+            _mm_sub_epi8(_mm_setzero_si128(), _mm_add_epi8(one, two))
         }
         #[inline(always)]
         unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {

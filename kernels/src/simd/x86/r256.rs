@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    MAGIC, Reg, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot, wide_sums,
+    MAGIC, Reg, THIRDS, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot,
+    wide_sums,
 };
 
 macro_rules! avx2_common {
@@ -57,6 +58,16 @@ macro_rules! avx2_common {
         #[inline(always)]
         unsafe fn widen_u8(p: *const u8) -> Self::I {
             _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))
+        }
+        #[inline(always)]
+        unsafe fn triple8(a: Self::I) -> Self::I {
+            _mm256_add_epi8(a, _mm256_add_epi8(a, a))
+        }
+        #[inline(always)]
+        unsafe fn digits8(a: Self::I) -> Self::I {
+            let one = _mm256_cmpgt_epi8(a, _mm256_set1_epi8(THIRDS.0));
+            let two = _mm256_cmpgt_epi8(a, _mm256_set1_epi8(THIRDS.1));
+            _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two))
         }
         #[inline(always)]
         unsafe fn store_i8<const N: usize>(p: *mut i8, a: [Self::I; N]) {

@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    MAGIC, Reg, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot, wide_sums,
+    MAGIC, Reg, THIRDS, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot,
+    wide_sums,
 };
 
 macro_rules! avx512_common {
@@ -57,6 +58,18 @@ macro_rules! avx512_common {
         #[inline(always)]
         unsafe fn widen_u8(p: *const u8) -> Self::I {
             _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
+        }
+        #[inline(always)]
+        unsafe fn triple8(a: Self::I) -> Self::I {
+            _mm512_add_epi8(a, _mm512_add_epi8(a, a))
+        }
+        #[inline(always)]
+        unsafe fn digits8(a: Self::I) -> Self::I {
+            let one = _mm512_set1_epi8(1);
+            let exceeds = _mm512_cmpgt_epi8_mask(a, _mm512_set1_epi8(THIRDS.0));
+            let digits = _mm512_maskz_mov_epi8(exceeds, one);
+            let exceeds = _mm512_cmpgt_epi8_mask(a, _mm512_set1_epi8(THIRDS.1));
+            _mm512_mask_add_epi8(digits, exceeds, digits, one)
         }
         #[inline(always)]
         unsafe fn store_i8<const N: usize>(p: *mut i8, a: [Self::I; N]) {

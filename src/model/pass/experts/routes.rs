@@ -198,6 +198,7 @@ mod tests {
         type Vector = Vec<f32>;
         type Rows = ();
         type Bank = ();
+        type Heads = ();
     }
 
     fn select(scores: Scores) -> Selection {
