@@ -64,6 +64,7 @@ const OWN: &[&str] = &[
     "starcoder2",
     "phi4_mini",
     "granite4_micro",
+    "minicpm3",
     "qwen3_next",
     "lfm2_moe",
     "qwen2_moe",

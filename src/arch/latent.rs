@@ -2,7 +2,7 @@
 
 use super::decoder::Decoder;
 use super::keys::{self, Keys};
-use super::rows::Row;
+use super::rows::{Multipliers, Row};
 use crate::config::{Rope, RopeScaling, RopeStyle, limits};
 use crate::error::{Result, config_error};
 use crate::load::Object;
@@ -52,7 +52,13 @@ impl Numbers {
         };
         let value = match keys.size(keys::LATENT_VALUE)? {
             Some(value) => value,
-            None => keys.need(keys::VALUE_DIM)?,
+            None => match keys.size(keys::VALUE_DIM)? {
+                None if row.multipliers == Multipliers::MiniCpm => {
+                    keys.need(keys::HIDDEN)? / n_heads
+                }
+                None => return Err(keys.error(keys::LATENT_VALUE.key(), "is missing")),
+                Some(value) => value,
+            },
         };
         let numbers = Self {
             n_heads,
@@ -103,13 +109,14 @@ fn yarn(json: Object<'_>) -> Result<Option<Object<'_>>> {
     Ok(Some(json.inner(map, prefix)))
 }
 
-/// Neighbours turn together in the folders as well, unless these say otherwise; in GGUF yarn's factor
+/// A folder may say that neighbours do not turn together; in GGUF yarn's factor
 /// on cosines and sines is 1, since that on the scores is another.
 pub(super) fn adjust_rope(keys: Keys, rope: &mut Rope) -> Result<()> {
     match keys {
         Keys::Json(json) => {
-            let halves = json.bool("rope_interleave")? == Some(false);
-            rope.style = if halves { RopeStyle::Halves } else { RopeStyle::Pairs };
+            if json.bool("rope_interleave")? == Some(false) {
+                rope.style = RopeStyle::Halves;
+            }
         }
         Keys::Gguf { .. } => {
             if let RopeScaling::Yarn { attention_factor, .. } = &mut rope.scaling

@@ -26,6 +26,22 @@ impl Factors {
                 residual: factor(keys, keys::RESIDUAL_SCALE)?.unwrap_or(1.0),
                 logits: 1.0 / factor(keys, keys::LOGIT_DIVISOR)?.unwrap_or(1.0),
             },
+            Multipliers::MiniCpm => {
+                let number = |name: &str, default: f32| match keys {
+                    Keys::Json(json) => match json.f32(name)? {
+                        Some(x) if !(x.is_finite() && x > 0.0) => {
+                            Err(json.error(name, format_args!("is {x}")))
+                        }
+                        number => Ok(number.unwrap_or(default)),
+                    },
+                    Keys::Gguf { .. } => Ok(default),
+                };
+                Self {
+                    embedding: number("scale_emb", 12.0)?,
+                    residual: number("scale_depth", 1.4)? / (config.n_layers as f32).sqrt(),
+                    logits: number("dim_model_base", 256.0)? / config.hidden as f32,
+                }
+            }
             Multipliers::Logits(default) => Self {
                 embedding,
                 residual: 1.0,

@@ -169,6 +169,9 @@ pub(super) enum Multipliers {
     None,
     /// On the embedding, on scores, on what blocks add; and the logits are divided by one.
     Granite,
+    /// `scale_emb`, `scale_depth` over the square root of the layers, and logits in the proportion of
+    /// `dim_model_base` to the width; in GGUF those of the one model.
+    MiniCpm,
     /// On the logits; this where a config.json does not say.
     Logits(f32),
 }

@@ -1,7 +1,8 @@
-//! DeepSeek.
+//! DeepSeek, and MiniCPM 3, whose attention is DeepSeek's.
 
-use super::{LLAMA, Row};
+use super::{LLAMA, Multipliers, Row};
 use crate::arch::experts::{MIXTURE, Mixture, Renormalise, Shared};
+use crate::config::RopeStyle;
 use crate::spec::Scores;
 
 pub(super) const ROWS: &[Row] = &[
@@ -18,6 +19,17 @@ pub(super) const ROWS: &[Row] = &[
         }),
         ..DEEPSEEK2
     },
+    Row {
+        name: "minicpm3",
+        gguf: "minicpm3",
+        experts: None,
+        multipliers: Multipliers::MiniCpm,
+        gguf_rope: RopeStyle::Halves,
+        json_rope: RopeStyle::Halves,
+        eps: 1e-5,
+        tied: true,
+        ..DEEPSEEK2
+    },
 ];
 
 /// In GGUF all of them: what differs is in the file.
@@ -30,6 +42,7 @@ const DEEPSEEK2: Row = Row {
         ..MIXTURE
     }),
     latent: true,
+    json_rope: RopeStyle::Pairs,
     names: &[
         ("self_attn.q_a_proj", "attn_q_a"),
         ("self_attn.q_a_layernorm", "attn_q_a_norm"),
