@@ -132,6 +132,9 @@ pub(super) enum Windows {
     /// With `use_sliding_window`, those from `max_window_layers` on; in a mixture all. In GGUF all if
     /// the file has a window.
     Qwen,
+    /// With `use_sliding_window`, every other one from the first on, below `max_window_layers`. In GGUF
+    /// all if the file has a window.
+    EveryOther,
     /// All but every so many, or what the file says instead.
     AllButEvery(usize),
     /// All, if the file has a window.

@@ -79,7 +79,7 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
             // Scales of 24 to 31 and of -32 to -25.
             b[2..4].fill(0);
             for g in 0..8 {
-                b[2 + g / 4] |= (b[4 + g / 2] >> (g % 2 * 4) & 8) / 8 * 3 << (g % 4 * 2);
+                b[2 + g / 4] |= ((b[4 + g / 2] >> (g % 2 * 4) & 8) / 8 * 3) << (g % 4 * 2);
             }
             symmetric(b, std / 67.4 / 28.1);
         }
@@ -95,7 +95,7 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
             for g in 0..4 {
                 let pairs =
                     [b[96 + g] & 8, b[100 + g] & 8, b[96 + g] >> 4 & 8, b[100 + g] >> 4 & 8];
-                b[104 + g] = (0..4).fold(0, |all, i| all | pairs[i] / 8 * 3 << (2 * i));
+                b[104 + g] = (0..4).fold(0, |all, i| all | (pairs[i] / 8 * 3) << (2 * i));
             }
             put(b, 108, std / (deviation(3).powi(2) + 0.25).sqrt() / 28.1);
         }

@@ -10,6 +10,8 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         name: "qwen2_moe",
         gguf: "qwen2moe",
+        bias_key: Some(("qkv_bias", true)),
+        windows: Windows::EveryOther,
         experts: Some(Mixture {
             renormalise: Renormalise::AsTheFileSays { folder: false, gguf: false },
             shared: Shared::Gated,
