@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Input,
     /// The context is full: the prompt or the generation does not fit.
     ContextFull,
+    /// A model needs more memory than there is at hand.
+    Memory,
     /// Another thread asked for the work to stop.
     Cancelled,
     /// A worker thread panicked, which is a bug of this crate, or could not be started. After a panic

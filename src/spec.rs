@@ -15,7 +15,9 @@ use goldcrest_kernels::Nonlinearity;
 use crate::config::Rope;
 use crate::error::Result;
 pub(crate) use latent::{Latent, LatentHeads};
-pub(crate) use recurrent::{Convolution, Decay, DeltaHeads, DeltaNet, ShortConv};
+pub(crate) use recurrent::{
+    Convolution, Decay, DeltaHeads, DeltaNet, Mamba, MambaHeads, ShortConv,
+};
 
 /// What stands for a tensor at a stage of a model's life.
 pub(crate) trait Stage {
@@ -175,6 +177,11 @@ impl<S: Stage> Spec<S> {
                 let tail = conv.tail(heads.convolved() * heads.slot());
                 Some([tail, heads.n_v.saturating_mul(heads.state())])
             }
+            Mixer::Mamba(mixer) => {
+                let Mamba { heads, conv, .. } = &**mixer;
+                let tail = conv.tail(heads.convolved() * heads.slot());
+                Some([tail, heads.n_heads.saturating_mul(heads.state())])
+            }
             Mixer::ShortConv(mixer) => {
                 Some([mixer.conv.tail(mixer.tasks() * ShortConv::<S>::CHANNELS), 0])
             }
@@ -220,6 +227,7 @@ pub(crate) enum Mixer<S: Stage> {
     Latent(Box<Latent<S>>),
     DeltaNet(Box<DeltaNet<S>>),
     ShortConv(ShortConv<S>),
+    Mamba(Box<Mamba<S>>),
     Dense(Dense<S>),
     Experts(Experts<S>),
     LayerInput(LayerInput<S>),
@@ -264,6 +272,8 @@ pub(crate) struct Attention<S: Stage> {
     pub(crate) gated: bool,
     /// `[n_heads]`: a score that no position has.
     pub(crate) sinks: Option<S::Vector>,
+    /// Of what all heads attend to together.
+    pub(crate) output_norm: Option<Norm<S>>,
     /// `[hidden, n_heads * head_dim]`
     pub(crate) output: Linear<S>,
     /// Which of the model's rotations.
@@ -342,6 +352,8 @@ pub(crate) struct Dense<S: Stage> {
     pub(crate) ffn: usize,
     pub(crate) act: Nonlinearity,
     pub(crate) up: Up<S>,
+    /// Of what `down` reads.
+    pub(crate) down_norm: Option<Norm<S>>,
     /// `[hidden, ffn]`
     pub(crate) down: Linear<S>,
     /// `[1, hidden]`: the sigmoid of its product with a row is a factor on what the layer makes.

@@ -261,3 +261,11 @@ pub(crate) fn kv_bytes<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> 
     let of_block = |heads: Heads| block_bytes(layout(heads, ty, context)?, heads.n_kv_heads);
     spec.attentions().map(of_block).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
+
+/// Bytes of a whole state of `context` positions: keys and values, and what is recurrent twice, before a
+/// pass and after; `None` where they do not fit a `usize`.
+pub(crate) fn state_bytes<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Option<usize> {
+    let mut numbers = spec.recurrences().flatten();
+    let numbers = numbers.try_fold(0usize, |sum, part| sum.checked_add(part))?;
+    numbers.checked_mul(2 * size_of::<f32>())?.checked_add(kv_bytes(spec, ty, context)?)
+}

@@ -40,6 +40,8 @@ fn a_decode_step_allocates_nothing() {
         ("stories", stories, 3),
     ] {
         let model = Model::from_bytes(name, file).threads(threads).load().unwrap();
+        // The threads that packed may still be on their way out.
+        std::thread::sleep(std::time::Duration::from_millis(300));
         let mut session = model.session().unwrap();
         session.push(&ids(5, 384)).unwrap();
         // The first steps make room, here and where a long context is first divided.

@@ -62,7 +62,7 @@ fn bench_refuses_what_makes_no_sense() {
     for args in [
         &["bench"][..],
         &["bench", "--shape", "gpt-5"],
-        &["bench", "--shape", "smollm2-135m", "--quant", "q1_0"],
+        &["bench", "--shape", "smollm2-135m", "--quant", "q9_9"],
         &["bench", "-m", "a.gguf", "--shape", "smollm2-135m"],
         &["bench", "-m", "a.gguf", "--quant", "q4_0"],
         &["bench", "-m", "a.gguf", "-t", "0"],

@@ -149,7 +149,7 @@ fn run_tells_a_story_from_every_quantised_file() {
         let text = stdout(&["run", "-m", &model, "-p", "", "-n", "60", "--temp", "0"]);
         assert!(text.starts_with("Once upon a time, there was a "), "{format}: {text}");
     }
-    for quant in ["q8_0", "Q4_0"] {
+    for quant in ["q8_0", "Q4_0", "q5_k", "iq4_nl"] {
         let model = format!("{folder}/hf-llama");
         let args = ["run", "-m", &model, "-p", "", "-n", "60", "--temp", "0", "--quant", quant];
         assert!(stdout(&args).starts_with("Once upon a time, there was a "), "{quant}");
@@ -281,7 +281,7 @@ fn wrong_arguments_exit_with_2() {
         fails(&[&["run", "-m", &model][..], args].concat(), 2, parts);
     };
     run(&["-p", "x", "--isa", "mmx"], &["mmx", "avx2", "portable"]);
-    run(&["-p", "x", "--quant", "q2_k"], &["q2_k", "q4_0"]);
+    run(&["-p", "x", "--quant", "q9_k"], &["q2_k", "q4_0"]);
     run(&["-p", "x", "--temp", "nan"], &["temperature is NaN"]);
     run(&["-p", "x", "--top-p", "1.5"], &["top_p is 1.5"]);
     run(&["-p", "x", "--stop", ""], &["stop string is empty"]);
@@ -302,6 +302,39 @@ fn wrong_arguments_exit_with_2() {
 }
 
 /// A model that puts no token before a text has nothing to continue after an empty prompt.
+/// The memory at hand is what an argument says.
+#[test]
+fn more_than_there_is_at_hand_is_refused_with_what_would_fit() {
+    let folder = Folder::new();
+    let model = folder.write("long.gguf", stories_with(&[("llama.context_length", 1 << 20)]));
+    let args = ["run", "-m", &model, "-p", PROMPT, "-n", "1", "--memory", "64"];
+    let with = |more: &[&'static str]| [&args[..], more].concat();
+    let asked = ["-c", "1000000"];
+    let parts = ["needs", "of state for a context of 1000000 tokens", "64.0 MiB are at hand"];
+    fails(&with(&asked), 1, &parts);
+    let text = stderr(&goldcrest(&with(&asked)));
+    let (_, rest) = text.split_once("what fits: a context of ").expect("a context that fits");
+    let fits: usize = rest.split_once(' ').unwrap().0.parse().unwrap();
+
+    for (context, good) in [(fits, true), (fits + 1, false)] {
+        let output = goldcrest(&[&args[..], &["-c", &context.to_string()]].concat());
+        assert_eq!(output.status.success(), good, "{context}: {}", stderr(&output));
+    }
+    stdout(&with(&["-c", "auto"]));
+    stdout(&[&with(&asked)[..], &["--no-memory-check"]].concat());
+    fails(&with(&["-c", "most"]), 2, &["\"auto\""]);
+
+    let loader = || Model::loader(&model).memory(64 << 20);
+    let chosen = loader().longest_context().load().unwrap().context();
+    assert!(chosen < fits && chosen > fits * 3 / 4, "{chosen} of {fits}");
+    // What a packed file's weights took is left to the context, but for what is mapped.
+    let packed = folder.path("long.gcpack");
+    loader().pack(&packed).unwrap();
+    let load = |context| Model::loader(&packed).memory(64 << 20).context(context).load();
+    assert_eq!(load(fits + 1).unwrap().context(), fits + 1);
+    assert_eq!(load(1_000_000).unwrap_err().kind(), goldcrest::ErrorKind::Memory);
+}
+
 #[test]
 fn a_prompt_of_no_tokens_is_empty() {
     let (model, folder) = (stories(), Folder::new());

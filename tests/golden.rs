@@ -6,8 +6,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::reference::{Reference, json, max_difference, relative_rmse};
-use common::{assets, continued, greedy_past_ends};
-use goldcrest::{KvType, Model};
+use common::{assets, bits, continued, greedy_past_ends};
+use goldcrest::{Format, Isa, KvType, Model};
 
 const CASES: &[&str] = &[
     "llama",
@@ -34,7 +34,9 @@ const CASES: &[&str] = &[
     "deepseek_v2_lite",
     "deepseek_v3",
     "qwen3_5",
+    "qwen3_5_moe",
     "lfm2",
+    "bitnet",
     "gpt2",
     "phi3",
     "phi3_longrope",
@@ -62,6 +64,10 @@ const OWN: &[&str] = &[
     "starcoder2",
     "phi4_mini",
     "granite4_micro",
+    "qwen3_next",
+    "lfm2_moe",
+    "qwen2_moe",
+    "glm4_moe",
 ];
 
 /// Of multimodal models.
@@ -69,6 +75,7 @@ const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
 const NOT_IN_GGUF: &[&str] = &[
+    "bitnet",
     "mistral",
     "gemma2",
     "gemma3_p4",
@@ -84,17 +91,25 @@ const MIXTURES: &[&str] = &[
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",
+    "qwen3_5_moe",
     "gpt_oss",
     "gpt_oss_truncate",
     "deepseek_v2",
     "deepseek_v2_greedy",
     "deepseek_v2_lite",
     "deepseek_v3",
+    "qwen3_5_moe",
 ];
 
 /// Types of the quantised files that have kernels.
-const FORMATS: &[&str] =
-    &["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S"];
+const FORMATS: &[&str] = &[
+    "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ3_S",
+    "Q2_K", "Q3_K_M", "IQ4_NL", "IQ4_XS",
+];
+
+fn fixture(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case)
+}
 
 /// For the context that the reference had: LongRoPE goes by it.
 fn load(path: &Path, kv: KvType) -> Model {
@@ -166,13 +181,80 @@ fn float_weights_give_the_golden_logits() {
 #[test]
 fn our_own_cases_give_their_golden_logits() {
     for case in OWN {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case);
+        let folder = fixture(case);
         let v5 = with_v5_config(&folder);
         check(case, &folder, &folder);
         check(case, &folder, v5.path());
         let gguf = json(folder.join("meta.json"))["gguf"].as_str().unwrap().to_owned();
         if gguf.ends_with(".gguf") {
             check(case, &folder, &folder.join(gguf));
+        }
+    }
+}
+
+/// Prompts in pieces, and beside another text, have the bits of the whole one on every instruction set.
+#[test]
+fn no_cut_of_a_prompt_shows() {
+    for case in OWN {
+        let folder = fixture(case);
+        let ids = Reference::open(folder.join("golden.safetensors")).ids("input_ids");
+        let load = |isa| {
+            let loader = Model::loader(&folder).context(128).threads(2).isa(isa);
+            loader.deterministic(true).kv(KvType::F16).load().unwrap()
+        };
+        let model = load(Isa::best());
+        let whole = in_pieces(&model, &ids, ids.len());
+        for piece in [1, 7, 64] {
+            assert_eq!(in_pieces(&model, &ids, piece), whole, "{case}: pieces of {piece}");
+        }
+        let stranger: Vec<_> = ids.iter().rev().copied().collect();
+        let beside = std::thread::scope(|scope| {
+            scope.spawn(|| in_pieces(&model, &stranger, 5));
+            in_pieces(&model, &ids, 7)
+        });
+        assert_eq!(beside, whole, "{case} beside another text");
+        for isa in Isa::supported() {
+            assert_eq!(in_pieces(&load(isa), &ids, 7), whole, "{case} on {isa}");
+        }
+    }
+}
+
+/// The bits of the logits after each of `ids`, given a piece at a time.
+fn in_pieces(model: &Model, ids: &[u32], piece: usize) -> Vec<u32> {
+    let mut session = model.session().unwrap();
+    ids.chunks(piece).flat_map(|ids| bits(&session.logits_all(ids).unwrap())).collect()
+}
+
+/// A key of the configuration that changes moves the logits as far as those of the reference, or is
+/// refused by its name.
+#[test]
+fn every_key_moves_the_logits_as_far_as_the_reference() {
+    for case in OWN {
+        let folder = fixture(case);
+        let golden = Reference::open(folder.join("golden.safetensors"));
+        let config = json(folder.join("config.json"));
+        let controls = json(folder.join("meta.json"))["controls"].clone();
+        for (name, control) in controls.as_object().unwrap() {
+            let mut config = config.clone();
+            let change = control["change"].as_object().unwrap();
+            config.as_object_mut().unwrap().extend(change.clone());
+            let copy = tempfile::tempdir().unwrap();
+            std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+            let weights = "model.safetensors";
+            std::fs::copy(folder.join(weights), copy.path().join(weights)).unwrap();
+            match Model::loader(copy.path()).context(128).threads(2).kv(KvType::F32).load() {
+                Ok(model) => {
+                    let moved = max_difference(&logits(&model, &golden), &golden.floats("logits"));
+                    let want = control["max_abs_diff"].as_f64().unwrap() as f32;
+                    eprintln!("{case} {name}: {moved}, the reference {want}");
+                    assert!((moved - want).abs() < 0.01 * want + 1e-3, "{case} {name}: {moved}");
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    eprintln!("{case} {name}: {text}");
+                    assert!(change.keys().any(|key| text.contains(key)), "{case} {name}: {text}");
+                }
+            }
         }
     }
 }
@@ -245,7 +327,17 @@ fn quantising_on_load_is_close_to_the_float_model() {
         let folder = assets.join("golden").join(case);
         let golden = Reference::open(folder.join("golden.safetensors"));
         let want = golden.floats("logits");
-        for (format, bound) in [(goldcrest::Format::Q8_0, 0.06), (goldcrest::Format::Q4_0, 0.6)] {
+        for (format, bound) in [
+            (Format::Q8_0, 0.06),
+            (Format::Q6_K, 0.15),
+            (Format::Q5_K, 0.2),
+            (Format::Q4_K, 0.4),
+            (Format::Q4_0, 0.6),
+            (Format::IQ4_NL, 0.4),
+            (Format::MXFP4, 0.6),
+            (Format::Q3_K, 0.8),
+            (Format::Q2_K, 1.2),
+        ] {
             let model = Model::loader(&folder).quantize(format).kv(KvType::F32).load().unwrap();
             let error = relative_rmse(&logits(&model, &golden), &want);
             eprintln!("{case} --quant {format}: {error:.4}");

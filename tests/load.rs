@@ -434,6 +434,7 @@ fn variants_that_compute_something_else_are_refused() {
         ("hidden_act", json!("gelu")),
         ("attention_bias", json!(true)),
         ("mlp_bias", json!(true)),
+        ("quantization", json!({"group_size": 64, "bits": 4})),
         ("quantization_config", json!({"quant_method": "gptq"})),
         ("partial_rotary_factor", json!(0.5)),
     ] {

@@ -42,6 +42,9 @@ fn made(dir: &TempDir) -> Vec<PathBuf> {
         std::fs::write(&path, random_of(arch, ty).build()).unwrap();
         all.push(path);
     }
+    // One norm for two branches; queries, keys and values head by head in one tensor.
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    all.extend(["phi", "gpt_neox", "phi4_mini"].map(|case| fixtures.join(case)));
     assert!(all.len() > 10);
     all
 }
@@ -57,12 +60,12 @@ fn foreign(assets: &Path) -> Vec<PathBuf> {
     for case in ["llama_256", "qwen2_256"] {
         for format in [
             "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M",
-            "Q6_K", "IQ3_S",
+            "Q6_K", "IQ3_S", "Q2_K", "Q3_K_M", "IQ4_NL", "IQ4_XS",
         ] {
             all.push(assets.join(format!("golden/{case}/gguf/{case}-{format}.gguf")));
         }
     }
-    let cases = ["llama_tied_rope3", "mistral", "qwen3"];
+    let cases = ["llama_tied_rope3", "mistral", "qwen3", "gpt2"];
     all.extend(cases.map(|case| assets.join("golden").join(case)));
     all
 }

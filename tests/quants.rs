@@ -45,3 +45,54 @@ fn blocks_have_the_values_of_the_reference() {
         }
     }
 }
+
+/// Where ggml's quantiser made the blocks, or one that gives the same bytes, ours gives them too.
+#[test]
+fn quantisers_give_the_bytes_of_the_reference() {
+    let Some(assets) = assets() else { return };
+    for format in Format::ALL.iter().copied().filter(|f| f.can_quantize() && *f != Format::F32) {
+        let reference = Reference::open(assets.join(format!("quants/{format}.safetensors")));
+        let (source, want) = (reference.floats("source"), reference.bytes("blocks"));
+        let mut got = vec![0; want.len()];
+        format.quantize(&source, &mut got).unwrap();
+        let bytes = format.block_bytes();
+        let blocks = got.chunks_exact(bytes).zip(want.chunks_exact(bytes));
+        let differing = blocks.clone().filter(|(got, want)| got != want).count();
+        assert_eq!(differing, 0, "{format}: of {} blocks", blocks.len());
+    }
+}
+
+/// Zeros, one value alone, the least and great numbers: nothing but finite values, near their source.
+#[test]
+fn quantisers_take_any_block() {
+    for format in Format::ALL.iter().copied().filter(|f| f.can_quantize() && f.block_len() > 1) {
+        let n = format.block_len();
+        let alone = |v: f32, at: usize| (0..n).map(|i| if i == at { v } else { 0.0 }).collect();
+        let all = |v: f32| vec![v; n];
+        let blocks: Vec<Vec<f32>> = vec![
+            all(0.0),
+            all(-0.0),
+            all(1.0),
+            all(-1.0),
+            all(1e-30),
+            all(f32::from_bits(1)),
+            all(1e4),
+            alone(1.0, 0),
+            alone(-3.0, n - 1),
+            alone(1e-20, 5),
+            (0..n).map(|i| i as f32 - n as f32 / 2.0).collect(),
+        ];
+        for source in blocks {
+            let mut bytes = vec![0; format.block_bytes()];
+            let mut values = vec![f32::NAN; n];
+            format.quantize(&source, &mut bytes).unwrap();
+            format.dequantize(&bytes, &mut values);
+            let size = source.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            for (value, source) in values.iter().zip(&source) {
+                // The least of what a half float scales is 2^-24.
+                let near = (value - source).abs() <= 0.5 * size + 1e-5;
+                assert!(near, "{format}: {source} became {value} of {size}");
+            }
+        }
+    }
+}

@@ -1,10 +1,13 @@
 //! Tokenizers against the ids of other implementations on real and made vocabularies.
 
 mod common;
+#[path = "common/metadata.rs"]
+mod metadata;
 
 use std::path::Path;
 
 use goldcrest::{EncodeOptions, Tokenizer};
+use metadata::{Metadata, Value as Text};
 use serde_json::Value;
 
 const PLAIN: EncodeOptions = EncodeOptions { add_special: false, parse_special: false };
@@ -59,6 +62,63 @@ fn real_vocabularies_give_the_ids_of_llama_cpp() {
         }
     }
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The same vocabulary and merges under gemma 4's name, whose tokenizer puts no space in front.
+#[test]
+fn gemma4_metadata_give_the_ids_of_hugging_face() {
+    let Some(assets) = common::assets() else { return };
+    let folder = assets.join("golden/tokenizers/spm_bpe");
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap()
+    };
+    let model = &read("tokenizer.json")["model"];
+    let mut tokens: Vec<(u64, String)> = model["vocab"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(text, id)| (id.as_u64().unwrap(), text.clone()))
+        .collect();
+    tokens.sort();
+    let kinds = tokens.iter().map(|(id, text)| match id {
+        0 => 2.0,
+        1 | 2 => 3.0,
+        _ if text.starts_with("<0x") => 6.0,
+        _ => 1.0,
+    });
+    let kinds = Text::Numbers(kinds.collect());
+    let merges = model["merges"].as_array().unwrap().iter().map(|merge| {
+        let side = |i: usize| merge[i].as_str().unwrap();
+        format!("{} {}", side(0), side(1))
+    });
+    let mut metadata = Metadata::default();
+    metadata.set("tokenizer.ggml.model", Text::Text("gemma4".into()));
+    metadata.set("tokenizer.ggml.merges", Text::Texts(merges.collect()));
+    let texts = tokens.into_iter().map(|(_, text)| text).collect();
+    metadata.set("tokenizer.ggml.tokens", Text::Texts(texts));
+    metadata.set("tokenizer.ggml.token_type", kinds);
+    metadata.set("tokenizer.ggml.bos_token_id", Text::Number(1.0));
+    metadata.set("tokenizer.ggml.unknown_token_id", Text::Number(0.0));
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    let mut compared = 0;
+    for case in read("cases.json")["cases"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        // Within a text that has one, special tokens end and begin words.
+        if text.is_empty()
+            || text.contains("<s>")
+            || text.contains("</s>")
+            || text.contains("<unk>")
+        {
+            continue;
+        }
+        let spaced = format!(" {text}");
+        assert_eq!(tokenizer.encode_with(&spaced, PARSED).unwrap(), ids(&case["ids"]), "{text:?}");
+        let special = tokenizer.encode(&spaced).unwrap();
+        assert_eq!(special, ids(&case["ids_special"]), "{text:?}");
+        assert_eq!(tokenizer.decode(&special, true).unwrap(), spaced);
+        compared += 1;
+    }
+    assert!(compared > 20, "{compared}");
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub(crate) mod q5_1;
 pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
+mod quantize;
 pub(crate) mod tq1_0;
 pub(crate) mod tq2_0;
 
@@ -266,12 +267,15 @@ impl Format {
         (self.entry().dequantize)(row, out);
     }
 
+    /// Whether there is a quantiser to this format.
+    pub const fn can_quantize(self) -> bool {
+        self.entry().quantize.is_some()
+    }
+
     /// Quantises a row into the file's layout, to the bytes that ggml's reference gives.
     ///
-    /// Formats that the engine quantises to on load: F32, F16, BF16, Q8_0, Q4_0.
-    ///
     /// # Errors
-    /// [`NoQuantizer`] for another format.
+    /// [`NoQuantizer`] for a format that [`can_quantize`](Self::can_quantize) denies.
     ///
     /// # Panics
     /// If `out` is not exactly the bytes of `row.len()` values.

@@ -33,6 +33,7 @@ pub(crate) unsafe fn walsh_hadamard<S: Simd>(s: S, block: usize, x: &mut [f32]) 
             unsafe { wide_step(s, x.as_mut_ptr(), block, half) };
             half *= 2;
         }
+        // SAFETY: the caller vouches for the instruction set; no memory is touched.
         let factor = unsafe { s.f_splat(scale) };
         for lanes in x.as_chunks_mut::<LANES>().0 {
             let p = lanes.as_mut_ptr();

@@ -336,7 +336,7 @@ fn words_add_up() {
 /// The matrix as it is defined, times each block.
 fn walsh_hadamard(x: &[f64], block: usize) -> Vec<f64> {
     let row = |x: &[f64], i: usize| {
-        let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+        let sign = |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
         x.iter().enumerate().map(|(j, v)| sign(j) * v).sum::<f64>() / (block as f64).sqrt()
     };
     x.chunks_exact(block).flat_map(|x| (0..block).map(move |i| row(x, i))).collect()

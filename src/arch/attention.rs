@@ -54,6 +54,8 @@ impl Decoder {
             }
         };
         let shape = [self.config.hidden, heads.q()];
+        let sub_norms = self.row.sub_norms;
+        let output_norm = sub_norms.then(|| self.norm(slots, "attn_sub_norm", heads.q()));
         let output = self.linear(slots, "attn_output", &shape, self.row.output_bias)?;
         let local = heads.window.is_some() && self.config.local_rope.is_some();
         Ok(Attention {
@@ -71,6 +73,7 @@ impl Decoder {
                 .sinks
                 .then(|| slots.tensor("attn_sinks.weight", &[heads.n_heads], 0.0))
                 .transpose()?,
+            output_norm: output_norm.transpose()?,
             output,
             rope: self.roped[layer].then_some(usize::from(local)),
         })
@@ -113,11 +116,17 @@ impl Decoder {
     ) -> Result<Option<Norm<Named>>> {
         match self.row.qk_norm {
             QkNorm::None => Ok(None),
-            QkNorm::PerHead | QkNorm::PerHeadRotated => {
+            QkNorm::PerHeadIfThere if !self.qk_norm_there(slots, part) => Ok(None),
+            QkNorm::PerHead | QkNorm::PerHeadRotated | QkNorm::PerHeadIfThere => {
                 self.norm(slots, part, heads.head_dim).map(Some)
             }
             QkNorm::Whole => self.norm(slots, part, all).map(Some),
         }
+    }
+
+    /// Whether the file says that it has the norm or, where it does not say, has it.
+    fn qk_norm_there(&self, slots: &Slots<'_>, part: &str) -> bool {
+        self.qk_norm.unwrap_or_else(|| slots.has(&format!("{part}.weight")))
     }
 
     fn value_norm(&self) -> Option<Norm<Named>> {

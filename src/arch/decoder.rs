@@ -32,6 +32,10 @@ pub(crate) struct Decoder {
     pub(super) cap: Option<f32>,
     pub(super) global: Option<Global>,
     latent: Option<latent::Numbers>,
+    /// Layers after the others that draft tokens, which nothing here runs.
+    pub(crate) drafts: usize,
+    /// What the file says of norms of queries and keys.
+    pub(super) qk_norm: Option<bool>,
     pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
     layer_inputs: Option<LayerWidths>,
@@ -70,7 +74,14 @@ impl Decoder {
             Some(latent) => latent.head_dim(),
             None => head_dim(keys, row, hidden, n_heads)?,
         };
-        let n_layers = keys.need(keys::LAYERS)?;
+        let drafts = keys.count(keys::DRAFTS)?.unwrap_or(0);
+        let n_layers = match (keys.need(keys::LAYERS)?, keys) {
+            (all, Keys::Gguf { .. }) if drafts > 0 => {
+                let few = || keys.error(keys::DRAFTS, format_args!("is {drafts} of {all} layers"));
+                all.checked_sub(drafts).filter(|&n| n > 0).ok_or_else(few)?
+            }
+            (n, _) => n,
+        };
         let context_length = keys.need(keys::CONTEXT)?;
         let windows = windows(keys, row, n_layers)?;
         let turning = latent.as_ref().map_or(head_dim, |latent| latent.rope);
@@ -113,6 +124,11 @@ impl Decoder {
                 None => super::attention::scale(keys, row, &config)?,
             },
             latent,
+            drafts,
+            qk_norm: match keys {
+                Keys::Json(_) => keys.bool(keys::QK_NORM)?,
+                Keys::Gguf { .. } => None,
+            },
             cap: softcap(keys, row.attention_cap, keys::ATTENTION_CAP)?,
             global: Global::read(keys, &config)?,
             shared_keys: shared_keys(keys, row, &config)?,

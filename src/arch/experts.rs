@@ -202,7 +202,7 @@ impl Decoder {
         };
         let up = Up::Gated([half("ffn_gate_shexp", 0)?, half("ffn_up_shexp", ffn)?]);
         let down = self.linear(slots, "ffn_down_shexp", &[hidden, ffn], false)?;
-        Ok(Some(Dense { ffn, act: self.row.act, up, down, gate }))
+        Ok(Some(Dense { ffn, act: self.row.act, up, down_norm: None, down, gate }))
     }
 }
 

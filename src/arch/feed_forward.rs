@@ -88,7 +88,8 @@ impl Decoder {
             }
         };
         let down = self.linear(slots, "ffn_down", &[hidden, ffn], mlp_bias)?;
-        Ok(Dense { ffn, act, up, down, gate: None })
+        let down_norm = self.row.sub_norms.then(|| self.norm(slots, "ffn_sub_norm", ffn));
+        Ok(Dense { ffn, act, up, down_norm: down_norm.transpose()?, down, gate: None })
     }
 }
 

@@ -78,6 +78,9 @@ pub(super) const EXPERTS_USED: Size = size("expert_used_count", EXPERTS_USED_JSO
 const EXPERTS_USED_JSON: &[&str] = &["num_experts_per_tok", "experts_per_token", "top_k_experts"];
 pub(super) const EXPERT_FFN: Size =
     size("expert_feed_forward_length", &["moe_intermediate_size"], limits::WIDTH);
+pub(super) const QK_NORM: Key = key("", &["use_qk_norm"]);
+/// Layers at the end that draft tokens; GGUF counts them among the others.
+pub(super) const DRAFTS: Key = key("nextn_predict_layers", &["num_nextn_predict_layers"]);
 pub(super) const Q_RANK: Size = size("attention.q_lora_rank", &["q_lora_rank"], limits::WIDTH);
 pub(super) const KV_RANK: Size =
     size("attention.kv_lora_rank", &["kv_lora_rank"], limits::HEAD_DIM);
@@ -101,7 +104,8 @@ pub(super) const SHARED_FFN: Size = size(
     &["shared_expert_intermediate_size", "shared_intermediate_size"],
     limits::WIDTH,
 );
-pub(super) const DENSE_FIRST: Key = key("leading_dense_block_count", &["first_k_dense_replace"]);
+pub(super) const DENSE_FIRST: Key =
+    key("leading_dense_block_count", &["first_k_dense_replace", "num_dense_layers"]);
 pub(super) const SWIGLU_LIMIT: Key = key("swiglu_clamp_exp", &["swiglu_limit"]);
 
 pub(super) const ATTENTION_CAP: Key = key("attn_logit_softcapping", &["attn_logit_softcapping"]);

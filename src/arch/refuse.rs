@@ -57,7 +57,7 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
     }
     for (key, expected) in row.expects {
         if let Some(value) = json.get(key)
-            && value.to_string() != *expected
+            && serde_json::from_str::<serde_json::Value>(expected).ok().as_ref() != Some(value)
         {
             return refuse(key, value);
         }
@@ -66,7 +66,9 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
         .map(|key| json.get(key).map(|act| (key, act)));
     // The numbers of Mamba layers are there where there are none of them, too; `layer_types` says.
     if row.shared_ffn {
-        json.map.keys().filter(|key| key.starts_with("mamba_")).for_each(|key| drop(json.get(key)));
+        for key in json.map.keys().filter(|key| key.starts_with("mamba_")) {
+            let _ = json.get(key);
+        }
     }
     // Some files have gpt2's key beside their own, with another value.
     let act = if acts.iter().all(Option::is_none) { function } else { None };
@@ -85,6 +87,10 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
         {
             return refuse(key, cap);
         }
+    }
+    if json.get("quantization").is_some_and(|value| value.get("group_size").is_some()) {
+        let problem = "folders quantised by MLX are not supported";
+        return Err(unsupported(format!("key \"quantization\": {problem}")));
     }
     if let Some(quantization) = json.get("quantization_config") {
         let method = quantization.get("quant_method").unwrap_or(&serde_json::Value::Null);
@@ -109,8 +115,9 @@ fn refuse_in_gguf(keys: Keys, metadata: &Metadata, arch: &str, row: &Row) -> Res
     if row.multipliers == Multipliers::Granite {
         let idle = [format!("{arch}.ssm."), format!("{arch}.expert_shared_feed_forward_length")];
         let keys = metadata.iter().map(|(key, _)| key);
-        keys.filter(|key| idle.iter().any(|start| key.starts_with(start)))
-            .for_each(|key| drop(metadata.get(key)));
+        for key in keys.filter(|key| idle.iter().any(|start| key.starts_with(start))) {
+            let _ = metadata.get(key);
+        }
     }
     if keys.bool(keys::CAUSAL)? == Some(false) {
         return refuse("attention.causal", &"attention in both directions is not supported");

@@ -3,6 +3,7 @@
 mod cohere;
 mod deepseek;
 mod gemma;
+mod glm;
 mod gpt;
 mod gpt_oss;
 mod granite;
@@ -54,6 +55,8 @@ pub(super) struct Row {
     pub(super) latent: bool,
     /// Each head has a score that no position has.
     pub(super) sinks: bool,
+    /// What the last matrix of attention and of a feed-forward layer reads is normalised.
+    pub(super) sub_norms: bool,
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,
@@ -129,6 +132,9 @@ pub(super) enum Windows {
     /// With `use_sliding_window`, those from `max_window_layers` on; in a mixture all. In GGUF all if
     /// the file has a window.
     Qwen,
+    /// With `use_sliding_window`, every other one from the first on, below `max_window_layers`. In GGUF
+    /// all if the file has a window.
+    EveryOther,
     /// All but every so many, or what the file says instead.
     AllButEvery(usize),
     /// All, if the file has a window.
@@ -189,6 +195,8 @@ pub(super) enum QkNorm {
     PerHead,
     /// After rope.
     PerHeadRotated,
+    /// In files that have the weights.
+    PerHeadIfThere,
     /// All heads together.
     Whole,
 }
@@ -253,6 +261,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         gemma::ROWS,
         deepseek::ROWS,
         liquid::ROWS,
+        glm::ROWS,
         gpt::ROWS,
         gpt_oss::ROWS,
         microsoft::ROWS,

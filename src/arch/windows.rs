@@ -40,7 +40,7 @@ pub(super) fn windows(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<Opti
 /// only with `use_sliding_window`.
 fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<usize>>> {
     let keys = Keys::Json(json);
-    let given = keys.size(keys::WINDOW)?;
+    let given = keys.count(keys::WINDOW.key())?.filter(|&window| window > 0);
     let absent = !keys.has(keys::WINDOW.key());
     let window = given.or(absent.then_some(4096));
     let (window, slides): (_, Box<dyn Fn(usize) -> bool>) = match row.windows {
@@ -54,6 +54,11 @@ fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<u
             let first = json.usize("max_window_layers")?.unwrap_or(28);
             let first = if row.experts.is_some() { 0 } else { first };
             (window.filter(|_| used), Box::new(move |layer| layer >= first))
+        }
+        Windows::EveryOther => {
+            let used = json.bool("use_sliding_window")?.unwrap_or(false);
+            let end = json.usize("max_window_layers")?.unwrap_or(28);
+            (window.filter(|_| used), Box::new(move |layer| layer.is_multiple_of(2) && layer < end))
         }
         Windows::AllButEvery(usual) => {
             let every = pattern(json)?.unwrap_or(usual);

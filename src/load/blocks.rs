@@ -32,8 +32,11 @@ fn describe(mixer: &Mixer<Named>) -> String {
         Mixer::Attention(attention) => attention_kind(attention),
         Mixer::Latent(latent) => {
             let heads = latent.heads;
-            let (query, rank) = (heads.query(), heads.rank);
-            format!("latent attention, {} heads of {query} on latents of {rank}", heads.n_heads)
+            let (query, value) = (heads.query(), heads.value);
+            format!(
+                "latent attention, {} heads of {query} and {value} on latents of {} and keys of {}",
+                heads.n_heads, heads.rank, heads.rope
+            )
         }
         Mixer::DeltaNet(net) => {
             let heads = &net.heads;
@@ -41,6 +44,13 @@ fn describe(mixer: &Mixer<Named>) -> String {
             format!(
                 "gated delta rule, {values} states of {} by {} on {keys} keys",
                 heads.d_k, heads.d_v
+            )
+        }
+        Mixer::Mamba(mamba) => {
+            let heads = &mamba.heads;
+            format!(
+                "state space, {} states of {} by {}",
+                heads.n_heads, heads.d_state, heads.head_dim
             )
         }
         Mixer::ShortConv(conv) => {

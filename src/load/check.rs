@@ -1,6 +1,7 @@
 //! Whether the tensors of a file are those that its model calls for: all of them, and no others.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use crate::arch::{Decoder, Keys, LONG_ROPE, ROPE_FREQS, Source};
 use crate::config::{Config, limits};
@@ -39,6 +40,13 @@ const OTHER_PARTS: &[(&str, &str)] = &[
 fn other_part(tensor: &Tensor) -> Option<&'static str> {
     let name = tensor.name.strip_prefix("model.").unwrap_or(&tensor.name);
     OTHER_PARTS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, what)| *what)
+}
+
+/// Whether a tensor is of the layers that draft several tokens.
+fn draft(tensor: &Tensor, layers: &Range<usize>) -> Option<&'static str> {
+    let name = tensor.name.strip_prefix("model.layers.").or(tensor.name.strip_prefix("blk."))?;
+    let layer: usize = name.split_once('.')?.0.parse().ok()?;
+    layers.contains(&layer).then_some("drafts of several tokens")
 }
 
 /// Why a tensor is left unread; `None` for one that a pass would miss.
@@ -142,7 +150,10 @@ impl Checkpoint {
         let unused = slots.into_unused();
         self.hadamard(&spec)?;
         read.extend(unused);
-        let known = |t: &Tensor| derived(t).or_else(|| other_part(t)).is_some();
+        let drafts = decoder.config.n_layers..decoder.config.n_layers + decoder.drafts;
+        let known = |t: &Tensor| {
+            derived(t).or_else(|| other_part(t)).or_else(|| draft(t, &drafts)).is_some()
+        };
         let left_out = |t: &&Tensor| !read.contains(&t.name) && !known(t);
         match self.tensors().iter().find(left_out) {
             None => Ok(spec),
@@ -301,6 +312,19 @@ mod tests {
         }
         for name in ["blk.0.visual.weight", "model.norm.weight", "output.weight"] {
             assert!(other_part(&tensor(name, &[8, 8])).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn layers_of_drafts_are_left_unread() {
+        for (name, left) in [
+            ("blk.4.attn_q.weight", true),
+            ("model.layers.5.eh_proj.weight", true),
+            ("blk.3.attn_q.weight", false),
+            ("blk.6.attn_q.weight", false),
+            ("blk.x.attn_q.weight", false),
+        ] {
+            assert_eq!(draft(&tensor(name, &[8]), &(4..6)).is_some(), left, "{name}");
         }
     }
 

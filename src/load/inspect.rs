@@ -331,7 +331,8 @@ fn scaled(x: u64, base: f64, units: &[&str]) -> String {
     format!("{x:.digits$} {}", units[unit]).trim_end().to_string()
 }
 
-fn bytes(n: u64) -> String {
+/// A number of bytes as people write it.
+pub(crate) fn bytes(n: u64) -> String {
     scaled(n, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
 }
 

@@ -46,6 +46,7 @@ pub use finite::{check_finite, has_bad_scale};
 pub use ggml::GgmlType;
 pub use gguf_write::{GgufEntry, gguf_padding, write_gguf_header};
 pub(crate) use hadamard::Hadamard;
+pub(crate) use inspect::bytes as in_words;
 pub use inspect::{MemoryNeeded, SourceSummary, Summary, TensorSummary, TypeCount};
 pub use metadata::{Array, Metadata, Value};
 pub use mmap::Buffer;

@@ -161,7 +161,7 @@ pub(super) fn check_gguf(metadata: &Metadata, arch: &str) -> Result<()> {
             Value::Bool(x) => !x,
             Value::F32(x) => *x == 0.0,
             Value::String(text) => text.is_empty(),
-            Value::Array(items) => items.len() == 0,
+            Value::Array(items) => items.is_empty(),
             other => other.as_u64() == Some(0),
         };
         if !metadata.seen.has(key) && !nothing && tells(rest) {

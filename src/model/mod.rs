@@ -1,5 +1,7 @@
 //! Models: weights ready to run, and how to load them.
 
+mod memory;
+mod need;
 #[cfg(test)]
 mod panics;
 mod pass;
@@ -17,19 +19,19 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, config_error, input_error, unsupported};
 use crate::load::{Checkpoint, ReadOptions};
 use crate::session::{CancelToken, Session, SessionOptions};
-use crate::state::State;
+use crate::spec::Spec;
+use crate::state::{State, state_bytes};
 use crate::threads::{Team, choose_threads};
 use crate::tokenizer::Tokenizer;
+use need::{Context, Fixed, Known, Need};
 pub(crate) use pass::{BATCH, Run};
-use pass::{Engine, Graph};
+use pass::{Engine, Graph, scratch_bytes};
 use queue::Queue;
 pub(crate) use queue::Seat;
-use weights::{Watch, Weights, save};
+use weights::{Loaded, Watch, Weights, save};
 
 /// The environment variable that chooses the instruction set where the program does not.
 const ISA_VARIABLE: &str = "GOLDCREST_ISA";
-/// The context where the caller does not say, if the model has that much.
-const DEFAULT_CONTEXT: usize = 4096;
 
 /// A loaded model: immutable, shared between threads, cheap to clone.
 ///
@@ -95,7 +97,9 @@ impl Model {
             path,
             bytes,
             threads: None,
-            context: None,
+            context: Context::Usual,
+            memory: Known::System,
+            memory_check: true,
             isa: None,
             kv: KvType::F16,
             mmap: true,
@@ -214,7 +218,9 @@ pub struct Loader {
     /// The file's content, where it is not to be read from the path.
     bytes: Option<Cow<'static, [u8]>>,
     threads: Option<usize>,
-    context: Option<usize>,
+    context: Context,
+    memory: Known,
+    memory_check: bool,
     isa: Option<Isa>,
     kv: KvType,
     mmap: bool,
@@ -237,7 +243,35 @@ impl Loader {
     /// A model with LongRoPE has the frequencies for long contexts if this is more than it was
     /// pre-trained for, whatever the length of a text.
     pub fn context(mut self, context: usize) -> Self {
-        self.context = Some(context);
+        self.context = Context::Of(context);
+        self
+    }
+
+    /// The longest context, up to the model's, that fits into nine tenths of the memory at hand beside
+    /// the weights; those of a packed file count, so that they can stay in memory. Where the system
+    /// does not tell what is at hand, the default of [`context`](Self::context).
+    pub fn longest_context(mut self) -> Self {
+        self.context = Context::Longest;
+        self
+    }
+
+    /// Whether a model that needs more memory than there is at hand is refused (the default) or
+    /// loaded all the same.
+    ///
+    /// The need is the weights, one session's keys, values and recurrent states, and the buffers of
+    /// passes. Weights of a packed file that is mapped do not count: the system takes their pages back
+    /// where memory is short, and reads them again, which is slow. At hand is what Linux calls
+    /// available, or what the limits of the process's control groups leave, if that is less; swap does
+    /// not count. Other systems are not asked, and nothing is checked there. Nor are further
+    /// sessions.
+    pub fn memory_check(mut self, check: bool) -> Self {
+        self.memory_check = check;
+        self
+    }
+
+    /// Bytes of memory at hand, in place of what the system tells.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Known::Caller(bytes);
         self
     }
 
@@ -259,15 +293,21 @@ impl Loader {
         self
     }
 
-    /// Quantises float matrices while they are packed, to [`Format::Q8_0`] or [`Format::Q4_0`].
+    /// Quantises float matrices while they are packed, to one of [`quantizers`](Self::quantizers).
     ///
     /// Matrices that the file has quantised already, and those whose width is no multiple of the
-    /// format's block, stay as they are, and so do the routers of experts. The output matrix gets 8 bits
-    /// at least.
+    /// format's block, stay as they are, and so do the routers of experts. The output matrix gets
+    /// [`Format::Q8_0`] beside [`Format::Q4_0`] and [`Format::Q6_K`] beside other formats of fewer bits, or
+    /// [`Format::Q8_0`] where its width is no multiple of 256.
     /// Matrices of a packed file cannot change any more: where they would, loading it is an error.
     pub fn quantize(mut self, format: Format) -> Self {
         self.quantize = Some(format);
         self
+    }
+
+    /// The formats that float matrices can be quantised to.
+    pub fn quantizers() -> impl Iterator<Item = Format> {
+        Format::ALL.iter().copied().filter(|f| f.block_len() > 1 && f.can_quantize())
     }
 
     /// Whether the same file, prompt and seed are to give the same tokens and log-probabilities, bit
@@ -301,6 +341,7 @@ impl Loader {
     /// [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) for weights that are not finite;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an instruction set that this
     /// machine lacks; [`ErrorKind::Input`](crate::ErrorKind::Input) for settings out of range;
+    /// [`ErrorKind::Memory`](crate::ErrorKind::Memory) as [`memory_check`](Self::memory_check) says;
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
     pub fn load(mut self) -> Result<Model> {
         let checkpoint = self.checkpoint()?;
@@ -313,15 +354,25 @@ impl Loader {
         let threads = choose_threads(self.threads)?;
         self.check_quantize()?;
         let decoder = checkpoint.decoder()?;
-        let context = choose_context(self.context, &decoder.config)?;
         let spec = checkpoint.spec(&decoder)?;
         let config = decoder.config;
-        let ((tokenizer, end_ids), graph) = on_threads(threads, || {
+        let ((tokenizer, end_ids), graph, context) = on_threads(threads, || {
             let tokenizer = self.tokenizer(&checkpoint, &config)?;
             let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
-            let weights = Weights::load(checkpoint, &spec, self.quantize, &watch);
+            let mut context = 0;
+            let room = |spec: &Spec<Loaded>, fixed: Fixed| {
+                let passes = scratch_bytes(spec, kernels, threads)?;
+                let state = |kv, context| state_bytes(spec, kv, context)?.try_into().ok();
+                let fixed = Fixed { passes, ..fixed };
+                let longest = config.context_length;
+                let need = Need { fixed, state: &state, kv: self.kv, longest };
+                let at_hand = self.memory.at_hand();
+                context = need.context(self.context, at_hand.as_ref(), self.memory_check)?;
+                Ok(())
+            };
+            let weights = Weights::load(checkpoint, &spec, self.quantize, &watch, room);
             let graph = weights.and_then(|weights| Graph::new(weights, kernels, context));
-            Ok((tokenizer, graph.map_err(|e| e.at(&self.path))?))
+            Ok((tokenizer, graph.map_err(|e| e.at(&self.path))?, context))
         })?;
         let (tokenizer, tokenizer_error) = match tokenizer {
             Ok(tokenizer) => (tokenizer, None),
@@ -403,10 +454,12 @@ impl Loader {
 
     fn check_quantize(&self) -> Result<()> {
         match self.quantize {
-            None | Some(Format::Q8_0 | Format::Q4_0) => Ok(()),
-            Some(format) => {
-                Err(input_error(format!("weights are quantised to Q8_0 or Q4_0, not {format}")))
+            Some(format) if Self::quantizers().all(|known| known != format) => {
+                let known: Vec<_> = Self::quantizers().map(Format::name).collect();
+                let known = known.join(", ");
+                Err(input_error(format!("weights are quantised to {known}, not {format}")))
             }
+            _ => Ok(()),
         }
     }
 }
@@ -438,15 +491,4 @@ fn choose_kernels(isa: Option<Isa>, deterministic: bool) -> Result<&'static Kern
             Kernels::best().isa()
         ))
     })
-}
-
-fn choose_context(asked: Option<usize>, config: &Config) -> Result<usize> {
-    let longest = config.context_length;
-    match asked {
-        None => Ok(longest.min(DEFAULT_CONTEXT)),
-        Some(context) if (1..=longest).contains(&context) => Ok(context),
-        Some(context) => Err(input_error(format!(
-            "a context of {context} tokens: the model was made for 1 to {longest}"
-        ))),
-    }
 }

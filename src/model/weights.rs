@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use goldcrest_kernels::{Activation, Format, PANEL_ROWS, unpack_row};
 
+use super::need::Fixed;
 use crate::error::Result;
 use crate::load::{Buffer, Checkpoint, Hadamard, Tensor};
 use crate::spec::{Named, Spec, Stage};
@@ -130,16 +131,18 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// Packs the weights of `checkpoint`, unless they are, into the blocks of `spec`; `quantize` turns
-    /// its float matrices into that format.
+    /// its float matrices into that format. Before that, `room` hears what they take and may object.
     pub(crate) fn load(
         checkpoint: Checkpoint,
         spec: &Spec<Named>,
         quantize: Option<Format>,
         watch: &Watch<'_>,
+        room: impl FnOnce(&Spec<Loaded>, Fixed) -> Result<()>,
     ) -> Result<Self> {
         let hadamard = checkpoint.hadamard(spec)?;
         let mut plan = Plan::new(&checkpoint, hadamard.as_ref(), quantize);
         let spec = plan.model(spec)?;
+        room(&spec, plan.takes())?;
         let mut bytes_per_token = plan.per_token();
         let tables: Vec<_> =
             plan.tables.iter().map(|(tensor, format)| ((*tensor).clone(), *format)).collect();

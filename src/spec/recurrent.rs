@@ -122,3 +122,69 @@ impl<S: Stage> ShortConv<S> {
         self.conv.channels.div_ceil(Self::CHANNELS)
     }
 }
+
+/// The state space of Mamba-2 behind a convolution (Dao and Gu 2024).
+#[derive(Debug)]
+pub(crate) struct Mamba<S: Stage> {
+    pub(crate) heads: MambaHeads,
+    /// Gates of what comes out, inputs, B, C, and a step in time for each head.
+    pub(crate) input: Linear<S>,
+    /// Of inputs, B and C.
+    pub(crate) conv: Convolution<S>,
+    pub(crate) decay: Decay<S>,
+    /// `[n_heads]`: how much of an input goes by the state.
+    pub(crate) skip: S::Vector,
+    /// Over each group of heads: norm(x * silu(gate)). Without one, x * silu(gate).
+    pub(crate) norm: Option<Norm<S>>,
+    /// `[hidden, n_heads * head_dim]`
+    pub(crate) output: Linear<S>,
+    /// Which of the state's recurrences.
+    pub(crate) kept: usize,
+}
+
+/// The numbers of a state space's heads.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct MambaHeads {
+    pub(crate) n_heads: usize,
+    pub(crate) head_dim: usize,
+    /// Groups of heads that share B and C.
+    pub(crate) n_groups: usize,
+    pub(crate) d_state: usize,
+}
+
+impl MambaHeads {
+    /// Width of all inputs.
+    pub(crate) fn inner(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Channels that are convolved.
+    pub(crate) fn channels(&self) -> usize {
+        self.inner() + 2 * self.n_groups * self.d_state
+    }
+
+    /// Rows of [`Mamba::input`].
+    pub(crate) fn inputs(&self) -> usize {
+        self.inner() + self.channels() + self.n_heads
+    }
+
+    /// The group of a head.
+    pub(crate) fn group_of(&self, head: usize) -> usize {
+        head / (self.n_heads / self.n_groups)
+    }
+
+    /// What is convolved apart: the inputs of every head, B of every group, C of every group.
+    pub(crate) fn convolved(&self) -> usize {
+        self.n_heads + 2 * self.n_groups
+    }
+
+    /// Numbers that each of those has, and so have the steps and decays of a token.
+    pub(crate) fn slot(&self) -> usize {
+        self.head_dim.max(self.d_state).max(2 * self.n_heads)
+    }
+
+    /// Numbers of one head's state.
+    pub(crate) fn state(&self) -> usize {
+        state_len(self.d_state, self.head_dim).unwrap_or(usize::MAX)
+    }
+}

@@ -16,7 +16,7 @@ pub struct Mixture {
     more: MoreBits,
 }
 
-/// Where `attn_v` and `ffn_down` get a better type than the rest.
+/// Where some tensors get a better type than the rest, or another: `attn_v` and `ffn_down` as a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MoreBits {
     Nowhere,
@@ -24,6 +24,8 @@ enum MoreBits {
     First(GgmlType),
     /// This type in the first and last eighth of the layers and in every third between.
     Spread(GgmlType),
+    /// This type for the matrices of experts.
+    Experts(GgmlType),
 }
 
 impl Mixture {
@@ -48,11 +50,21 @@ impl Mixture {
             row("q4_1", 3, Q4_1, Nowhere),
             row("q5_0", 8, Q5_0, Nowhere),
             row("q5_1", 9, Q5_1, Nowhere),
+            row("q2_k", 10, Q2_K, Nowhere),
+            row("q3_k_s", 11, Q3_K, Nowhere),
             row("q4_k_s", 14, Q4_K, First(Q5_K)),
             row("q4_k_m", 15, Q4_K, Spread(Q6_K)),
             row("q5_k_s", 16, Q5_K, Nowhere),
             row("q5_k_m", 17, Q5_K, Spread(Q6_K)),
             row("q6_k", 18, Q6_K, Nowhere),
+            row("iq4_nl", 25, IQ4_NL, Nowhere),
+            row("iq4_xs", 30, IQ4_XS, Nowhere),
+            row("tq1_0", 36, TQ1_0, Nowhere),
+            row("tq2_0", 37, TQ2_0, Nowhere),
+            row("mxfp4", 1024, MXFP4, Nowhere),
+            row("mxfp4_moe", 38, Q8_0, Experts(MXFP4)),
+            row("q1_0", 40, Q1_0, Nowhere),
+            row("q2_0", 41, Q2_0, Nowhere),
         ]
     };
 
@@ -70,10 +82,11 @@ impl Mixture {
     /// `n_layers`; `tied` where the embedding is the output matrix, too.
     ///
     /// The rules are those of llama.cpp's quantiser for dense models, without an importance
-    /// matrix.
+    /// matrix; but the types of fewer bits than Q4_0 and the codebooks are in all matrices but the output.
     pub fn type_of(&self, name: &str, shape: &[usize], n_layers: usize, tied: bool) -> GgmlType {
-        // A router is small, and chooses.
-        if shape.len() < 2 || name.ends_with("ffn_gate_inp.weight") {
+        // A router is small, and chooses; so are the taps of a convolution.
+        let small = ["ffn_gate_inp.weight", "conv1d.weight", "conv.weight", ".bias"];
+        if shape.len() < 2 || small.iter().any(|end| name.ends_with(end)) {
             return GgmlType::F32;
         }
         let k = shape[shape.len() - 1];
@@ -100,6 +113,9 @@ impl Mixture {
     fn better(&self, name: &str, n_layers: usize) -> Option<GgmlType> {
         let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
         let layer: usize = layer.parse().ok()?;
+        if let (MoreBits::Experts(ty), true) = (self.more, part.ends_with("_exps.weight")) {
+            return Some(ty);
+        }
         let eighth = n_layers / 8;
         let first = match part {
             "attn_v.weight" => 4,
@@ -126,6 +142,8 @@ fn fallback(ty: GgmlType, k: usize) -> GgmlType {
         return ty;
     }
     let smaller = match ty {
+        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::IQ4_XS => GgmlType::IQ4_NL,
+        GgmlType::TQ1_0 | GgmlType::TQ2_0 | GgmlType::Q1_0 => GgmlType::Q4_0,
         GgmlType::Q4_K => GgmlType::Q5_0,
         GgmlType::Q5_K => GgmlType::Q5_1,
         GgmlType::Q6_K => GgmlType::Q8_0,
@@ -193,6 +211,7 @@ mod tests {
         assert_eq!(ty("q4_k_s", "blk.0.attn_v.weight", 576), Q5_1);
         assert_eq!(ty("q4_k_s", "blk.0.ffn_down.weight", 1536), Q5_K);
         assert_eq!(ty("q6_k", "blk.0.attn_q.weight", 576), Q8_0);
+        assert_eq!(ty("q2_k", "blk.0.attn_q.weight", 576), IQ4_NL);
         assert_eq!(ty("q4_0", "blk.0.attn_q.weight", 48), F16);
     }
 }

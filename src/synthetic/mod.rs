@@ -16,6 +16,7 @@
 
 mod mixture;
 mod shape;
+mod shapes;
 mod vocabulary;
 mod weights;
 
@@ -26,7 +27,7 @@ use std::path::Path;
 use crate::error::{Error, Result, input_error};
 use crate::load::{GgufEntry as Entry, Metadata, Value, gguf_padding, write_gguf_header};
 pub use mixture::Mixture;
-pub use shape::Shape;
+pub use shape::{More, Shape};
 pub use weights::{fill, random_rows};
 
 /// Bytes of weights made before they are written.
@@ -81,7 +82,10 @@ fn values(shape: &Shape, entry: &Entry, seed: u64, out: &mut [u8]) {
     if entry.name == ROPE_FREQS {
         let factors = shape.rope_factors().unwrap_or_default();
         floats(&|i| factors[i]);
-    } else if entry.name.ends_with("norm.weight") {
+    } else if entry.name.ends_with("ssm_a") {
+        // How fast a state forgets: less than nothing.
+        floats(&|i| -0.1 - (i % 16) as f32 / 4.0);
+    } else if entry.name.contains("norm") || entry.name.ends_with("output_scale.weight") {
         floats(&|_| 1.0);
     } else if entry.name.ends_with(".bias") {
         fill(entry.ty, 0.1, seed, out);
@@ -144,6 +148,7 @@ mod tests {
             window: (arch == "gemma3").then_some(8),
             experts: (arch == "qwen3moe").then_some([4, 2, 256]),
             pre: "qwen2",
+            more: &[],
         }
     }
 

@@ -1,9 +1,10 @@
-//! The dimensions of published models.
+//! What a synthetic model is described by.
 
+use super::shapes::SHAPES;
 use crate::arch::{Decoder, Keys, Source};
 use crate::config::Config;
 use crate::error::Result;
-use crate::load::{Metadata, Value};
+use crate::load::{Array, Metadata, Value};
 use crate::spec::{Slot, Slots};
 
 /// The dimensions of a model, as its publisher's config.json gives them.
@@ -43,164 +44,49 @@ pub struct Shape {
     pub experts: Option<[usize; 3]>,
     /// The pre-tokenizer's name in GGUF files.
     pub pre: &'static str,
+    /// Keys of the architecture's own, and those that say it otherwise than the fields above.
+    pub more: &'static [(&'static str, More)],
+}
+
+/// The value of a key that few architectures have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum More {
+    /// An integer.
+    Count(u32),
+    /// An integer of each layer: each of the list as often as it says.
+    Counts(&'static [(u32, usize)]),
+    /// A floating-point number.
+    Number(f32),
+    /// A truth value.
+    Flag(bool),
+    /// A truth value of each layer: these, again and again.
+    Flags(&'static [bool]),
+    /// A string.
+    Text(&'static str),
+}
+
+impl More {
+    fn value(self, n_layers: usize) -> Value {
+        match self {
+            Self::Count(n) => Value::U32(n),
+            Self::Counts(runs) => {
+                let all = runs.iter().flat_map(|&(n, times)| std::iter::repeat_n(n, times));
+                Value::Array(Array::U32(all.collect()))
+            }
+            Self::Number(x) => Value::F32(x),
+            Self::Flag(x) => Value::Bool(x),
+            Self::Flags(pattern) => {
+                let all = pattern.iter().copied().cycle().take(n_layers);
+                Value::Array(Array::Bool(all.collect()))
+            }
+            Self::Text(text) => Value::String(text.into()),
+        }
+    }
 }
 
 impl Shape {
     /// Every shape.
-    pub const ALL: &'static [Self] = &[
-        Self {
-            name: "smollm2-135m",
-            arch: "llama",
-            hidden: 576,
-            ffn: 1536,
-            n_layers: 30,
-            n_heads: 9,
-            n_kv_heads: 3,
-            head_dim: 64,
-            vocab: 49152,
-            tied: true,
-            rope_theta: 1e5,
-            llama3_rope: false,
-            norm_eps: 1e-5,
-            context_length: 8192,
-            window: None,
-            experts: None,
-            pre: "smollm",
-        },
-        Self {
-            name: "qwen2.5-0.5b",
-            arch: "qwen2",
-            hidden: 896,
-            ffn: 4864,
-            n_layers: 24,
-            n_heads: 14,
-            n_kv_heads: 2,
-            head_dim: 64,
-            vocab: 151936,
-            tied: true,
-            rope_theta: 1e6,
-            llama3_rope: false,
-            norm_eps: 1e-6,
-            context_length: 32768,
-            window: None,
-            experts: None,
-            pre: "qwen2",
-        },
-        Self {
-            name: "qwen3-0.6b",
-            arch: "qwen3",
-            hidden: 1024,
-            ffn: 3072,
-            n_layers: 28,
-            n_heads: 16,
-            n_kv_heads: 8,
-            head_dim: 128,
-            vocab: 151936,
-            tied: true,
-            rope_theta: 1e6,
-            llama3_rope: false,
-            norm_eps: 1e-6,
-            context_length: 40960,
-            window: None,
-            experts: None,
-            pre: "qwen2",
-        },
-        Self {
-            name: "llama-3.2-1b",
-            arch: "llama",
-            hidden: 2048,
-            ffn: 8192,
-            n_layers: 16,
-            n_heads: 32,
-            n_kv_heads: 8,
-            head_dim: 64,
-            vocab: 128256,
-            tied: true,
-            rope_theta: 5e5,
-            llama3_rope: true,
-            norm_eps: 1e-5,
-            context_length: 131072,
-            window: None,
-            experts: None,
-            pre: "llama-bpe",
-        },
-        Self {
-            name: "deepseek-r1-distill-qwen-1.5b",
-            arch: "qwen2",
-            hidden: 1536,
-            ffn: 8960,
-            n_layers: 28,
-            n_heads: 12,
-            n_kv_heads: 2,
-            head_dim: 128,
-            vocab: 151936,
-            tied: false,
-            rope_theta: 1e4,
-            llama3_rope: false,
-            norm_eps: 1e-6,
-            context_length: 131072,
-            window: None,
-            experts: None,
-            pre: "deepseek-r1-qwen",
-        },
-        Self {
-            name: "gemma-3-270m",
-            arch: "gemma3",
-            hidden: 640,
-            ffn: 2048,
-            n_layers: 18,
-            n_heads: 4,
-            n_kv_heads: 1,
-            head_dim: 256,
-            vocab: 262144,
-            tied: true,
-            rope_theta: 1e6,
-            llama3_rope: false,
-            norm_eps: 1e-6,
-            context_length: 32768,
-            window: Some(512),
-            experts: None,
-            pre: "qwen2",
-        },
-        Self {
-            name: "qwen3-30b-a3b",
-            arch: "qwen3moe",
-            hidden: 2048,
-            ffn: 6144,
-            n_layers: 48,
-            n_heads: 32,
-            n_kv_heads: 4,
-            head_dim: 128,
-            vocab: 151936,
-            tied: false,
-            rope_theta: 1e6,
-            llama3_rope: false,
-            norm_eps: 1e-6,
-            context_length: 40960,
-            window: None,
-            experts: Some([128, 8, 768]),
-            pre: "qwen2",
-        },
-        Self {
-            name: "mixtral-8x7b",
-            arch: "llama",
-            hidden: 4096,
-            ffn: 14336,
-            n_layers: 32,
-            n_heads: 32,
-            n_kv_heads: 8,
-            head_dim: 128,
-            vocab: 32000,
-            tied: false,
-            rope_theta: 1e6,
-            llama3_rope: false,
-            norm_eps: 1e-5,
-            context_length: 32768,
-            window: None,
-            experts: Some([8, 2, 14336]),
-            pre: "default",
-        },
-    ];
+    pub const ALL: &'static [Self] = SHAPES;
 
     /// The shape of this name.
     pub fn by_name(name: &str) -> Option<&'static Self> {
@@ -229,6 +115,9 @@ impl Shape {
     /// The keys of the model's numbers.
     pub(super) fn keys(&self) -> Result<Metadata> {
         let mut metadata = Metadata::default();
+        for (key, value) in self.more {
+            metadata.insert(format!("{}.{key}", self.arch), value.value(self.n_layers))?;
+        }
         let count = |n: usize| Value::U32(n as u32);
         for (key, value) in [
             ("context_length", count(self.context_length)),
@@ -244,7 +133,10 @@ impl Shape {
             ("rope.dimension_count", count(self.head_dim)),
             ("vocab_size", count(self.vocab)),
         ] {
-            metadata.insert(format!("{}.{key}", self.arch), value)?;
+            let key = format!("{}.{key}", self.arch);
+            if metadata.get(&key).is_none() {
+                metadata.insert(key, value)?;
+            }
         }
         if let Some(window) = self.window {
             metadata.insert(format!("{}.attention.sliding_window", self.arch), count(window))?;
@@ -265,7 +157,10 @@ impl Shape {
     pub fn tensors(&self) -> Result<Vec<(String, Vec<usize>)>> {
         let mut tensors = Vec::new();
         let mut visit = |slot: &Slot| {
-            tensors.push((slot.name.clone(), slot.shape.clone()));
+            // The branches of a block have one norm.
+            if !tensors.iter().any(|(name, _): &(String, _)| *name == slot.name) {
+                tensors.push((slot.name.clone(), slot.shape.clone()));
+            }
             Ok(())
         };
         self.decoder()?.spec(&mut Slots::new(&mut visit, &|_| false), self.tied)?;
@@ -310,10 +205,11 @@ impl Shape {
 mod tests {
     use super::*;
 
-    /// The publishers' counts, which count a tied embedding once.
+    /// The publishers' counts, which count a tied embedding once; of gemma 4 and qwen3.5, whose
+    /// publishers count their towers too, our own.
     #[test]
     fn parameters_are_the_published_ones() {
-        let published = [
+        let published: [(&str, u64); 15] = [
             ("smollm2-135m", 134_515_008),
             ("qwen2.5-0.5b", 494_032_768),
             ("qwen3-0.6b", 596_049_920),
@@ -322,6 +218,13 @@ mod tests {
             ("gemma-3-270m", 268_098_176),
             ("qwen3-30b-a3b", 30_532_122_624),
             ("mixtral-8x7b", 46_702_792_704),
+            ("gemma-4-e2b", 4_626_210_083),
+            ("qwen3-4b", 4_022_468_096),
+            ("qwen3.5-0.8b", 752_393_024),
+            ("qwen3.5-4b", 4_205_751_296),
+            ("lfm2.5-1.2b", 1_170_340_608),
+            ("gpt-oss-20b", 20_914_757_184),
+            ("deepseek-v2-lite", 15_706_484_224),
         ];
         assert_eq!(published.len(), Shape::ALL.len());
         for (name, parameters) in published {

@@ -75,6 +75,30 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
             let up = f32::from(b[0]) < 256.0 / 3.0 * (ratio * ratio - 1.0);
             b[0] = (scale.to_bits() >> 23) as u8 + 1 + u8::from(up);
         }
+        GgmlType::IQ4_XS => {
+            // Scales of 24 to 31 and of -32 to -25.
+            b[2..4].fill(0);
+            for g in 0..8 {
+                b[2 + g / 4] |= ((b[4 + g / 2] >> (g % 2 * 4) & 8) / 8 * 3) << (g % 4 * 2);
+            }
+            symmetric(b, std / 67.4 / 28.1);
+        }
+        GgmlType::Q2_K => {
+            // Each minimum as its scale, of 8 to 15.
+            b[..16].iter_mut().for_each(|both| *both = (8 | *both & 7) * 0x11);
+            let scale = f16::from_f32(std / deviation(2) / 11.7).to_f32();
+            put(b, 80, scale);
+            put(b, 82, 1.5 * scale);
+        }
+        GgmlType::Q3_K => {
+            // Scales of 24 to 31 and of -32 to -25.
+            for g in 0..4 {
+                let pairs =
+                    [b[96 + g] & 8, b[100 + g] & 8, b[96 + g] >> 4 & 8, b[100 + g] >> 4 & 8];
+                b[104 + g] = (0..4).fold(0, |all, i| all | (pairs[i] / 8 * 3) << (2 * i));
+            }
+            put(b, 108, std / (deviation(3).powi(2) + 0.25).sqrt() / 28.1);
+        }
         GgmlType::Q6_K => {
             // Scales of 64 to 127 in magnitude, of both signs.
             b[192..208].iter_mut().for_each(|scale| {
@@ -108,6 +132,17 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
         GgmlType::IQ3_S => symmetric(b, std / 140.9),
         // Values of E2M1: 0, 1/2, 1, 3/2, 2, 3, 4, 6, and their negatives.
         GgmlType::NVFP4 => b[..4].iter_mut().for_each(|scale| *scale = e4m3(std / 2.93, *scale)),
+        GgmlType::TQ1_0 => put(b, 52, std / TRITS * vary(b[0])),
+        GgmlType::PTQ1_0 => put(b, 26, std / TRITS * vary(b[0])),
+        GgmlType::TQ2_0 => {
+            two_bit_digits(&mut b[..64]);
+            put(b, 64, std / HALF_TRITS * vary(b[0]));
+        }
+        GgmlType::Q2_0 | GgmlType::PQ2_0 => {
+            two_bit_digits(&mut b[2..]);
+            put(b, 0, std / HALF_TRITS * vary(b[0]));
+        }
+        GgmlType::Q1_0 => put(b, 0, std * vary(b[0])),
         other => unreachable!("no mixture has {other}"),
     }
 }
@@ -132,6 +167,15 @@ fn e4m3(value: f32, random: u8) -> u8 {
         ((value.to_bits() + (u32::from(random) << 12)) >> 20) - ((127 - 7) << 3)
     };
     code.min(0x7e) as u8
+}
+
+/// Deviations of digits of -1, 0 and 1, as many of each, and with twice as many 0.
+const TRITS: f32 = 0.816;
+const HALF_TRITS: f32 = 0.707;
+
+/// Makes 1 of the codes 3, which are no ternary digits.
+fn two_bit_digits(codes: &mut [u8]) {
+    codes.iter_mut().for_each(|codes| *codes &= !((*codes << 1 & *codes) & 0xaa));
 }
 
 /// A number of standard deviation 1 and mean 0.

@@ -3,9 +3,11 @@
 use super::bpe::Bpe;
 use super::charsmap::Charsmap;
 use super::decoder::Rules;
+use super::limits::shown;
 use super::normalize::{self, Bert, Normalizer};
 use super::pretokenizers::Row;
 use super::special::{Bounds, Matcher, Specials};
+use super::spelled::{self, Settings};
 use super::split::Splitter;
 use super::spm::{SPACE, Spm};
 use super::stages::{self, Stages};
@@ -36,6 +38,7 @@ pub trait MetadataSource {
 
 const MODEL: &str = "tokenizer.ggml.model";
 const TOKENS: &str = "tokenizer.ggml.tokens";
+const MERGES: &str = "tokenizer.ggml.merges";
 
 pub(super) fn build(metadata: &impl MetadataSource) -> Result<Inner> {
     let model = metadata.string(MODEL).ok_or_else(|| missing(MODEL, "a string"))?;
@@ -44,6 +47,7 @@ pub(super) fn build(metadata: &impl MetadataSource) -> Result<Inner> {
         "llama" => llama,
         "bert" => bert,
         "t5" => unigram,
+        "gemma4" => gemma4,
         other => {
             return Err(tokenizer_error(format!("{MODEL}: unsupported tokenizer {other:?}")));
         }
@@ -161,7 +165,6 @@ impl<M: MetadataSource> Reader<'_, M> {
 }
 
 fn gpt2<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
-    const MERGES: &str = "tokenizer.ggml.merges";
     let row = Row::named(reader.metadata.string("tokenizer.ggml.pre").unwrap_or("default"))?;
     let merges = reader.metadata.strings(MERGES);
     let merges = merges.ok_or_else(|| missing(MERGES, "an array of strings"))?;
@@ -205,6 +208,60 @@ fn bert<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
     reader.finish(model, Rules::Phantom, ends)
 }
 
+/// BPE over characters, as in gemma 4's own tokenizer.json: spaces have a mark, characters without a
+/// token are spelled in bytes, and no merge crosses the end of a line.
+fn gemma4<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
+    let merges = reader.metadata.strings(MERGES);
+    let merges = merges.ok_or_else(|| missing(MERGES, "an array of strings"))?;
+    let pair = |(rank, merge): (usize, &String)| {
+        let pair = merge.split_once(' ').filter(|(_, right)| !right.contains(' '));
+        let (left, right) = pair.ok_or_else(|| {
+            tokenizer_error(format!("{MERGES}: merge {rank} ({}) is not two tokens", shown(merge)))
+        })?;
+        Ok((left.to_owned(), right.to_owned()))
+    };
+    let unknown = reader.id("unknown", None)?;
+    let settings = Settings {
+        merges: merges.iter().enumerate().map(pair).collect::<Result<_>>()?,
+        unknown: unknown.and_then(|id| reader.vocab.text(id)).map(str::to_owned),
+        fuse_unknown: true,
+        byte_fallback: true,
+        ..Settings::default()
+    };
+    let model = spelled::Bpe::new(&reader.vocab, settings, 0..0)?;
+    let ends = reader.ends(Defaults { bos: None, eos: None, add_bos: true, add_eos: false })?;
+    let space = Pattern::Literal(" ".into());
+    let lines = Pattern::Regex(Splitter::new(r"[^\n]+|\n+")?);
+    let stages = Stages {
+        raw: specials(&reader.vocab)?,
+        normalizer: Normalizer(vec![normalize::Step::Replace {
+            pattern: space,
+            content: SPACE.to_string(),
+        }]),
+        normalized: Matcher::new(std::iter::empty::<(u32, &str, Bounds)>())?,
+        steps: vec![Step::Split { pattern: lines, behavior: Behavior::Isolated, invert: false }],
+        model: stages::Model::Bpe(model),
+    };
+    let rules = Rules::sentencepiece(false);
+    Ok(staged(reader.vocab, stages, rules, ends))
+}
+
+/// The tokens that are found in a text as it is.
+fn specials(vocab: &Vocab) -> Result<Matcher> {
+    Matcher::new(vocab.iter().filter_map(|(id, text, kind)| {
+        let special = matches!(kind, Kind::Control | Kind::Unknown);
+        let left = special && text == "<mask>";
+        let wanted = special || kind == Kind::UserDefined;
+        wanted.then_some((id, text, Bounds { left, special, ..Bounds::default() }))
+    }))
+}
+
+fn staged(vocab: Vocab, stages: Stages, rules: Rules, ends: Ends) -> Inner {
+    let Ends { bos, eos, prefix, suffix, eog } = ends;
+    let pipeline = Pipeline::Staged(stages);
+    Inner { vocab, pipeline, prefix, suffix, rules, raw_special: false, bos, eos, eog }
+}
+
 fn unigram<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
     const SCORES: &str = "tokenizer.ggml.scores";
     let scores = reader.metadata.floats(SCORES).ok_or_else(|| missing(SCORES, "an array"))?;
@@ -215,12 +272,7 @@ fn unigram<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
     let ends = reader.ends(Defaults { bos: None, eos: Some(1), add_bos: false, add_eos: true })?;
     let scores = scores.into_iter().map(f64::from).collect();
     let model = Unigram::new(&reader.vocab, scores, unknown, false)?;
-    let raw = Matcher::new(reader.vocab.iter().filter_map(|(id, text, kind)| {
-        let special = matches!(kind, Kind::Control | Kind::Unknown);
-        let left = special && text == "<mask>";
-        let wanted = special || kind == Kind::UserDefined;
-        wanted.then_some((id, text, Bounds { left, special, ..Bounds::default() }))
-    }))?;
+    let raw = specials(&reader.vocab)?;
     let spaced = reader.flag("add_space_prefix", true);
     let scheme = if spaced { Scheme::Always } else { Scheme::Never };
     let mark = Step::Metaspace { mark: SPACE, scheme };
@@ -232,17 +284,8 @@ fn unigram<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
         steps: vec![mark, Step::Split { pattern, behavior, invert: false }],
         model: stages::Model::Unigram(model),
     };
-    Ok(Inner {
-        pipeline: Pipeline::Staged(stages),
-        rules: Rules::Metaspace { mark: SPACE, drop_first: spaced },
-        prefix: ends.prefix,
-        suffix: ends.suffix,
-        raw_special: false,
-        bos: ends.bos,
-        eos: ends.eos,
-        eog: ends.eog,
-        vocab: reader.vocab,
-    })
+    let rules = Rules::Metaspace { mark: SPACE, drop_first: spaced };
+    Ok(staged(reader.vocab, stages, rules, ends))
 }
 
 /// The precompiled character map of SentencePiece, then its rule for runs of spaces.

@@ -125,8 +125,8 @@ impl Tokenizer {
     /// The tokenizer that the `tokenizer.ggml.*` keys of a GGUF file describe.
     ///
     /// Kinds: `gpt2` (byte-level BPE, split as `tokenizer.ggml.pre` names; `default` where that key
-    /// is missing, as in files older than the key), `llama` (SentencePiece), `bert` (WordPiece) and
-    /// `t5` (unigram).
+    /// is missing, as in files older than the key), `llama` (SentencePiece), `bert` (WordPiece),
+    /// `t5` (unigram) and `gemma4` (BPE over characters).
     ///
     /// ```
     /// use goldcrest::tokenizer::MetadataSource;

@@ -31,15 +31,33 @@ pub(crate) static IQ3_XXS: [[i8; 4]; 256] =
     entries(&IQ3_XXS_WORDS, &[4, 12, 20, 28, 36, 44, 52, 62]);
 pub(crate) static IQ3_S: [[i8; 4]; 512] = entries(&IQ3_S_WORDS, &[1, 3, 5, 7, 9, 11, 13, 15]);
 
-/// `scale` times the values of an entry, those of which `signs` has a bit negative.
+/// `scale` times the values of `entries`, one after another, those of which `signs` has a bit negative.
 #[inline]
-pub(crate) fn signed<const N: usize>(entry: &[i8; N], signs: u8, scale: f32, out: &mut [f32; N]) {
-    for (i, (out, &value)) in out.iter_mut().zip(entry).enumerate() {
-        // Without a branch, which would be missed every other time.
-        let sign = if signs & 1 << i == 0 { 0 } else { 1 << 31 };
-        *out = f32::from_bits((scale * f32::from(value)).to_bits() ^ sign);
+pub(crate) fn signed<const N: usize, const COUNT: usize>(
+    entries: [&[i8; N]; COUNT],
+    signs: u8,
+    scale: f32,
+    out: &mut [f32; 8],
+) {
+    let signs = &SIGN_BITS[usize::from(signs)];
+    let parts = out.as_chunks_mut::<N>().0.iter_mut().zip(signs.as_chunks::<N>().0);
+    for (entry, (out, signs)) in entries.into_iter().zip(parts) {
+        for (out, (&value, sign)) in out.iter_mut().zip(entry.iter().zip(signs)) {
+            *out = f32::from_bits((scale * f32::from(value)).to_bits() ^ sign);
+        }
     }
 }
+
+/// The bits of a byte as signs of floats.
+static SIGN_BITS: [[u32; 8]; 256] = {
+    let mut all = [[0; 8]; 256];
+    let mut i = 0;
+    while i < 8 * 256 {
+        all[i / 8][i % 8] = (i as u32 / 8) >> (i % 8) << 31;
+        i += 1;
+    }
+    all
+};
 
 /// Signs of eight values of which an even number is negative, by the first seven: `ksigns_iq2xs`.
 #[inline]

@@ -35,7 +35,7 @@ impl Decode for Smallest {
             let out = out.as_chunks_mut().0.iter_mut();
             for (j, (index, out)) in [i0, i1, i2, i3].into_iter().zip(out).enumerate() {
                 let entry = &codebooks::IQ2_XXS[usize::from(index)];
-                signed(entry, even_signs(rest >> (7 * j)), scale, out);
+                signed([entry], even_signs(rest >> (7 * j)), scale, out);
             }
         }
     }
@@ -54,7 +54,7 @@ impl Decode for Smaller {
         for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let word = word(words, i);
             let entry = &codebooks::IQ2_XS[usize::from(word & 511)];
-            signed(entry, even_signs(u32::from(word >> 9)), scale(d, nibble(scales, i / 2)), out);
+            signed([entry], even_signs(u32::from(word >> 9)), scale(d, nibble(scales, i / 2)), out);
         }
     }
 }
@@ -73,7 +73,7 @@ impl Decode for Small {
         for (i, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let high = usize::from(high[i / 4] >> (2 * (i % 4)) & 3);
             let entry = &codebooks::IQ2_S[usize::from(low[i]) | high << 8];
-            signed(entry, signs[i], scale(d, nibble(scales, i / 2)), out);
+            signed([entry], signs[i], scale(d, nibble(scales, i / 2)), out);
         }
     }
 }

@@ -12,13 +12,6 @@ pub(crate) type IQ3_XXS = Decoded<Smallest>;
 #[allow(non_camel_case_types, reason = "formats keep the GGUF spelling")]
 pub(crate) type IQ3_S = Decoded<Small>;
 
-/// Two entries, of eight values in all.
-fn pair(entries: [&[i8; 4]; 2], signs: u8, scale: f32, out: &mut [f32; 8]) {
-    let [first, second] = entries.map(|entry| u32::from_le_bytes(entry.map(|v| v as u8)));
-    let entry = (u64::from(first) | u64::from(second) << 32).to_le_bytes().map(|v| v as i8);
-    signed(&entry, signs, scale, out);
-}
-
 /// Blocks of IQ3_XXS: half float, 64 indices, and for each 32 values four times seven signs and a scale
 /// of four bits.
 pub(crate) struct Smallest;
@@ -34,7 +27,7 @@ impl Decode for Smallest {
             let scale = d * (0.5 + (rest >> 28) as f32) * 0.5;
             let entry = |j: usize| &codebooks::IQ3_XXS[usize::from(indices[j])];
             let signs = even_signs(rest >> (7 * (i % 4)));
-            pair([entry(2 * i), entry(2 * i + 1)], signs, scale, out);
+            signed([entry(2 * i), entry(2 * i + 1)], signs, scale, out);
         }
     }
 }
@@ -56,7 +49,7 @@ impl Decode for Small {
                 let high = usize::from(high[j / 8] >> (j % 8) & 1);
                 &codebooks::IQ3_S[usize::from(low[j]) | high << 8]
             };
-            pair([entry(2 * i), entry(2 * i + 1)], signs[i], scale, out);
+            signed([entry(2 * i), entry(2 * i + 1)], signs[i], scale, out);
         }
     }
 }

@@ -5,16 +5,17 @@ use crate::matmul::decoded::{Decode, Decoded};
 /// The format.
 pub(crate) type NVFP4 = Decoded<Blocks>;
 
-/// Twice the values of E2M1, so that they are whole; scales are halved.
-const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+/// The values of E2M1.
+const VALUES: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
-/// Half of an E4M3 without its sign; ggml takes the NaN of a positive one for zero.
-fn half_of_e4m3(byte: u8) -> f32 {
+/// An E4M3 without its sign; ggml takes the NaN of a positive one for zero.
+fn e4m3(byte: u8) -> f32 {
     let (exponent, mantissa) = (u32::from(byte >> 3 & 15), u32::from(byte & 7));
     match (byte, exponent) {
         (0x7f, _) => 0.0,
-        (_, 0) => mantissa as f32 / 1024.0,
-        _ => f32::from_bits((exponent + 127 - 8) << 23 | mantissa << 20),
+        (_, 0) => mantissa as f32 / 512.0,
+        _ => f32::from_bits((exponent + 127 - 7) << 23 | mantissa << 20),
     }
 }
 
@@ -29,11 +30,11 @@ impl Decode for Blocks {
         let (scales, codes) = b.split_at(4);
         let parts = codes.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<16>().0);
         for (&scale, (codes, out)) in scales.iter().zip(parts) {
-            let scale = half_of_e4m3(scale);
+            let scale = e4m3(scale);
             let (low, high) = out.split_at_mut(8);
             for (code, (low, high)) in codes.iter().zip(low.iter_mut().zip(high)) {
-                *low = scale * f32::from(VALUES[usize::from(code & 15)]);
-                *high = scale * f32::from(VALUES[usize::from(code >> 4)]);
+                *low = scale * VALUES[usize::from(code & 15)];
+                *high = scale * VALUES[usize::from(code >> 4)];
             }
         }
     }

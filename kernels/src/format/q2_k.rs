@@ -1,7 +1,8 @@
 //! Q2_K: `d * scale * code - dmin * minimum`, two bits a code, a nibble each for scale and minimum.
 
+use super::{Quantize, quantize::Search};
 use crate::matmul::affine::{Affine, Blocks256};
-use crate::matmul::planes::Plane;
+use crate::matmul::planes::{Plane, put_codes};
 use crate::simd::{LANES, Simd};
 
 /// The format.
@@ -17,6 +18,7 @@ unsafe impl Blocks256 for Codes {
     const GROUP: usize = 16;
     const BYTES: usize = 84;
     const SUPER: usize = 80;
+    const QUANTIZE: Option<Quantize> = Some(quantize);
     /// Of both halves.
     type Scales<S: Simd> = [S::I; 2];
     type Sum<S: Simd> = S::I;
@@ -48,4 +50,24 @@ unsafe impl Blocks256 for Codes {
     unsafe fn join<S: Simd>(s: S, low: S::I, high: S::I) -> S::F {
         s.i_to_f(s.i_add(low, high))
     }
+}
+
+const SEARCH: Search = Search {
+    group: 16,
+    greatest_code: 3,
+    greatest_scale: 15,
+    first: -0.5,
+    steps: 15,
+    linear: true,
+};
+
+fn quantize(x: &[f32], b: &mut [u8]) {
+    b.fill(0);
+    let block = SEARCH.block(x);
+    put_codes(Codes::PLANES, b, &block.codes);
+    for (b, (scale, min)) in b.iter_mut().zip(block.scales.into_iter().zip(block.minima)) {
+        *b = scale | min << 4;
+    }
+    b[80..82].copy_from_slice(&block.d.to_le_bytes());
+    b[82..].copy_from_slice(&block.dmin.to_le_bytes());
 }

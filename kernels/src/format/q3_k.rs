@@ -3,8 +3,9 @@
 //! Scales are in twelve bytes, in the file and in panels: byte g of the first eight has the low nibbles of
 //! groups g and g + 8, byte g of the last four two bits above those of groups g, g + 4, g + 8 and g + 12.
 
+use super::{Quantize, quantize};
 use crate::matmul::centred::{Blocks256, Centred};
-use crate::matmul::planes::Plane;
+use crate::matmul::planes::{Plane, put_codes};
 use crate::panel::VECTOR;
 use crate::simd::{LANES, Simd};
 
@@ -25,6 +26,7 @@ unsafe impl Blocks256 for Codes {
     const SCALE_BYTES: usize = 12;
     const RUN: (usize, usize) = (4, 4);
     const SUM16: bool = true;
+    const QUANTIZE: Option<Quantize> = Some(quantize);
     type Codes<S: Simd> = S::U8;
 
     fn value(code: u8) -> i32 {
@@ -71,4 +73,16 @@ unsafe impl Blocks256 for Codes {
     unsafe fn scale<S: Simd>(s: S, expanded: *const u8, g: usize) -> S::I {
         s.i_sub(s.i_load_u8(expanded.add(g * LANES)), s.i_splat(32))
     }
+}
+
+fn quantize(x: &[f32], b: &mut [u8]) {
+    b.fill(0);
+    let block = quantize::centred(x, 4, 32, quantize::of_moved_codes);
+    put_codes(Codes::PLANES, b, &block.codes);
+    for (g, scale) in block.scales.iter().flatten().enumerate() {
+        let scale = (scale + 32) as u8;
+        b[96 + g % 8] |= (scale & 15) << (g / 8 * 4);
+        b[104 + g % 4] |= (scale >> 4) << (g / 4 * 2);
+    }
+    b[108..].copy_from_slice(&block.d.to_le_bytes());
 }

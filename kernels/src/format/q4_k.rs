@@ -1,7 +1,8 @@
 //! Q4_K: `d * scale * code - dmin * minimum`, a nibble a code.
 
-use crate::matmul::affine::{Affine, Blocks256, six_bits};
-use crate::matmul::planes::Plane;
+use super::{Quantize, quantize::Search};
+use crate::matmul::affine::{Affine, Blocks256, put_six_bits, six_bits};
+use crate::matmul::planes::{Plane, put_codes};
 use crate::simd::{LANES, Simd};
 
 /// The format.
@@ -18,6 +19,7 @@ unsafe impl Blocks256 for Codes {
     const GROUP: usize = 32;
     const BYTES: usize = 144;
     const SUPER: usize = 0;
+    const QUANTIZE: Option<Quantize> = Some(quantize);
     type Scales<S: Simd> = S::Scale24;
     type Sum<S: Simd> = S::Sum24;
 
@@ -47,4 +49,22 @@ unsafe impl Blocks256 for Codes {
     unsafe fn join<S: Simd>(s: S, low: S::Sum24, high: S::Sum24) -> S::F {
         s.sum24_join(low, high)
     }
+}
+
+const SEARCH: Search = Search {
+    group: 32,
+    greatest_code: 15,
+    greatest_scale: 63,
+    first: -1.0,
+    steps: 20,
+    linear: false,
+};
+
+fn quantize(x: &[f32], b: &mut [u8]) {
+    b.fill(0);
+    let block = SEARCH.block(x);
+    put_codes(Codes::PLANES, b, &block.codes);
+    put_six_bits(b, &block.scales, &block.minima);
+    b[..2].copy_from_slice(&block.d.to_le_bytes());
+    b[2..4].copy_from_slice(&block.dmin.to_le_bytes());
 }

@@ -1,7 +1,8 @@
 //! Q6_K: `d * scale * (code - 32)`, a nibble and two bits a code, a signed scale per 16.
 
+use super::{Quantize, quantize};
 use crate::matmul::centred::{Blocks256, Centred};
-use crate::matmul::planes::Plane;
+use crate::matmul::planes::{Plane, put_codes};
 use crate::simd::Simd;
 
 /// The format.
@@ -21,6 +22,7 @@ unsafe impl Blocks256 for Codes {
     const SCALE_BYTES: usize = 16;
     const RUN: (usize, usize) = (2, 4);
     const SUM16: bool = false;
+    const QUANTIZE: Option<Quantize> = Some(quantize);
     type Codes<S: Simd> = S::U8;
 
     fn value(code: u8) -> i32 {
@@ -44,4 +46,13 @@ unsafe impl Blocks256 for Codes {
     unsafe fn dot<S: Simd>(s: S, dots: S::Acc, w: S::U8, x: S::X) -> S::Acc {
         s.dot_u(dots, w, x)
     }
+}
+
+fn quantize(x: &[f32], b: &mut [u8]) {
+    b.fill(0);
+    let block = quantize::centred(x, 32, 128, quantize::of_many_scales);
+    let Some(scales) = block.scales else { return };
+    put_codes(Codes::PLANES, b, &block.codes);
+    b[192..208].copy_from_slice(&scales.map(|scale| scale as u8));
+    b[208..].copy_from_slice(&block.d.to_le_bytes());
 }

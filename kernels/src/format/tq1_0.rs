@@ -27,7 +27,7 @@ pub(crate) const FLIPPED: u8 = 0x80;
 pub(crate) fn digit(byte: u8, n: usize) -> u8 {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     let left = u16::from(byte.wrapping_mul(POWERS[n]));
-    (3 * left >> 8) as u8
+    ((3 * left) >> 8) as u8
 }
 
 /// Which byte of a block has value `i`, and which digit of it.

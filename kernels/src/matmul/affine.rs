@@ -164,6 +164,16 @@ pub(crate) fn six_bits(head: &[u8; 16]) -> ([u8; 16], [u8; 16]) {
     (eight(scales, both & LOW | above(scales)), eight(minima, both >> 4 & LOW | above(minima)))
 }
 
+/// Writes what [`six_bits`] reads into a block whose bits are zero there.
+pub(crate) fn put_six_bits(block: &mut [u8], scales: &[u8; 16], minima: &[u8; 16]) {
+    for g in 0..4 {
+        let (scale, min) = (scales[g + 4], minima[g + 4]);
+        block[4 + g] = scales[g] | (scale >> 4) << 6;
+        block[8 + g] = minima[g] | (min >> 4) << 6;
+        block[12 + g] = scale & 15 | min << 4;
+    }
+}
+
 /// Where a unit of an affine format comes from; methods as those of [`Codes`].
 trait AffineUnit<S: Simd, W: Blocks256>: Codes<S> {
     unsafe fn block_scales(self, s: S, b: usize) -> W::Scales<S>;

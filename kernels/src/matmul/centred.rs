@@ -254,7 +254,7 @@ unsafe fn add_centred<S: Simd, W: Blocks256, const MR: usize>(
                 dots[m] = W::dot(s, dots[m], w, s.x_load(x.cast()));
             });
             let run = if S::WIDE { W::RUN.1 } else { W::RUN.0 };
-            if (j + 1) % run == 0 {
+            if (j + 1).is_multiple_of(run) {
                 let scale = scales.halves[j / 4];
                 each!(m < MR => {
                     total[m] = if W::SUM16 {

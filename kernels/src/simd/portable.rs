@@ -100,7 +100,7 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn b_digits(self, a: Self::B) -> Self::B {
-        bytes!(i => (u16::from(a[i] ^ 0x80) * 3 >> 8) as u8)
+        bytes!(i => ((u16::from(a[i] ^ 0x80) * 3) >> 8) as u8)
     }
     #[inline(always)]
     unsafe fn x_load(self, p: *const i8) -> Self::X {

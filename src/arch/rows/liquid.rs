@@ -1,9 +1,25 @@
 //! Liquid.
 
 use super::{LLAMA, QkNorm, Recurrence, Row};
+use crate::arch::experts::{MIXTURE, Mixture, Renormalise};
 use crate::config::RopeStyle;
+use crate::spec::Scores;
 
-pub(super) const ROWS: &[Row] = &[LFM2];
+pub(super) const ROWS: &[Row] = &[
+    LFM2,
+    Row {
+        name: "lfm2_moe",
+        gguf: "lfm2moe",
+        experts: Some(Mixture {
+            renormalise: Renormalise::AsTheFileSays { folder: true, gguf: true },
+            scores: Scores::Sigmoid,
+            choice_bias: true,
+            ..MIXTURE
+        }),
+        expects: &[("use_expert_bias", "true")],
+        ..LFM2
+    },
+];
 
 const LFM2: Row = Row {
     name: "lfm2",
@@ -29,6 +45,11 @@ const LFM2: Row = Row {
         ("feed_forward.w1", "ffn_gate"),
         ("feed_forward.w2", "ffn_down"),
         ("feed_forward.w3", "ffn_up"),
+        ("feed_forward.gate", "ffn_gate_inp"),
+        ("feed_forward.expert_bias", "exp_probs_b.bias"),
+        ("feed_forward.experts.*.w1", "ffn_gate.*"),
+        ("feed_forward.experts.*.w2", "ffn_down.*"),
+        ("feed_forward.experts.*.w3", "ffn_up.*"),
     ],
     ..LLAMA
 };

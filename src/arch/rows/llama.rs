@@ -19,6 +19,7 @@ pub(super) const ROWS: &[Row] = &[
         ..LLAMA
     },
     MIXTRAL,
+    BITNET,
     Row {
         name: "ministral3",
         gguf: "mistral3",
@@ -49,6 +50,7 @@ pub(in crate::arch) const LLAMA: Row = Row {
     recurrence: Recurrence::None,
     latent: false,
     sinks: false,
+    sub_norms: false,
     norm: NormKind::Rms,
     norms: Places::Before,
     ffn_norm: "ffn_norm",
@@ -101,5 +103,19 @@ const MIXTRAL: Row = Row {
         ("block_sparse_moe.experts.*.w2", "ffn_down.*"),
         ("block_sparse_moe.experts.*.w3", "ffn_up.*"),
     ],
+    ..LLAMA
+};
+
+/// Ternary weights. No converter writes GGUF files of it: those of its publisher have types and an
+/// architecture of their own.
+const BITNET: Row = Row {
+    name: "bitnet",
+    gguf: "",
+    sub_norms: true,
+    act: Nonlinearity::ReluSquared,
+    act_names: &["relu2"],
+    theta: 500_000.0,
+    eps: 1e-5,
+    names: &[("self_attn.attn_sub_norm", "attn_sub_norm"), ("mlp.ffn_sub_norm", "ffn_sub_norm")],
     ..LLAMA
 };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use goldcrest::{Format, GenerationParams, Isa, KvType, Loader, Model, SamplingParams};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -195,6 +195,20 @@ fn limit(text: &str) -> Result<Limit, String> {
     }
 }
 
+/// A number of tokens, or as many as fit.
+#[derive(Clone, Copy)]
+enum Context {
+    Of(usize),
+    Auto,
+}
+
+fn context(text: &str) -> Result<Context, String> {
+    match text {
+        "auto" => Ok(Context::Auto),
+        _ => text.parse().map(Context::Of).map_err(|_| "no number, and not \"auto\"".into()),
+    }
+}
+
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -213,8 +227,8 @@ pub(crate) struct PackArgs {
     #[arg(value_name = "FILE")]
     pub(crate) output: PathBuf,
     /// Quantise float weights
-    #[arg(long, value_name = "TYPE", ignore_case = true)]
-    pub(crate) quant: Option<Quant>,
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = quant_parser())]
+    pub(crate) quant: Option<Format>,
 }
 
 #[derive(Args)]
@@ -291,9 +305,16 @@ pub(crate) struct ModelArgs {
     /// Worker threads [default: the physical cores that the process may use]
     #[arg(short, long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     threads: Option<usize>,
-    /// Tokens of context, prompt included [default: the model's, 4096 at most]
-    #[arg(short = 'c', long = "ctx-size", value_name = "N")]
-    context: Option<usize>,
+    /// Tokens of context, prompt included, or "auto": as many as the model has and memory holds
+    /// [default: the model's, 4096 at most]
+    #[arg(short = 'c', long = "ctx-size", value_name = "N", value_parser = context)]
+    context: Option<Context>,
+    /// Megabytes of memory at hand [default: what the system and its control group leave]
+    #[arg(long, value_name = "MB", value_parser = RangedU64ValueParser::<u64>::new().range(1..=1 << 40))]
+    memory: Option<u64>,
+    /// Load a model that needs more memory than there is at hand
+    #[arg(long)]
+    no_memory_check: bool,
     /// Instruction set [default: $GOLDCREST_ISA, else the best of this machine]
     #[arg(long, value_name = "NAME", ignore_case = true, value_parser = isa_parser())]
     isa: Option<Isa>,
@@ -302,8 +323,8 @@ pub(crate) struct ModelArgs {
         value_parser = kv_parser())]
     kv: KvType,
     /// Quantise float weights while loading
-    #[arg(long, value_name = "TYPE", ignore_case = true)]
-    quant: Option<Quant>,
+    #[arg(long, value_name = "TYPE", ignore_case = true, value_parser = quant_parser())]
+    quant: Option<Format>,
     /// Read the file into memory instead of mapping it
     #[arg(long)]
     no_mmap: bool,
@@ -312,21 +333,12 @@ pub(crate) struct ModelArgs {
     deterministic: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Quant {
-    #[value(name = "q8_0")]
-    Q8,
-    #[value(name = "q4_0")]
-    Q4,
-}
-
-impl Quant {
-    pub(crate) fn format(self) -> Format {
-        match self {
-            Self::Q8 => Format::Q8_0,
-            Self::Q4 => Format::Q4_0,
-        }
-    }
+/// The library's list.
+fn quant_parser() -> impl TypedValueParser<Value = Format> {
+    let names = Loader::quantizers().map(|format| format.name().to_lowercase());
+    PossibleValuesParser::new(names).try_map(|name| {
+        Loader::quantizers().find(|f| f.name().eq_ignore_ascii_case(&name)).ok_or("no format")
+    })
 }
 
 pub(crate) fn kv_parser() -> impl TypedValueParser<Value = KvType> {
@@ -365,19 +377,25 @@ impl ModelArgs {
             .source()
             .kv(self.kv)
             .mmap(!self.no_mmap)
+            .memory_check(!self.no_memory_check)
             .deterministic(self.deterministic)
             .progress(bar.callback());
         if let Some(threads) = self.threads {
             loader = loader.threads(threads);
         }
-        if let Some(context) = self.context {
-            loader = loader.context(context);
+        match self.context {
+            None => {}
+            Some(Context::Of(context)) => loader = loader.context(context),
+            Some(Context::Auto) => loader = loader.longest_context(),
+        }
+        if let Some(megabytes) = self.memory {
+            loader = loader.memory(megabytes << 20);
         }
         if let Some(isa) = self.isa {
             loader = loader.isa(isa);
         }
         if let Some(quant) = self.quant {
-            loader = loader.quantize(quant.format());
+            loader = loader.quantize(quant);
         }
         let model = loader.load();
         bar.finish();

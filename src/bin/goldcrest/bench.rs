@@ -86,6 +86,9 @@ pub(crate) struct BenchArgs {
     /// The same bits on every machine, as in `goldcrest run`
     #[arg(long)]
     deterministic: bool,
+    /// Load a model that needs more memory than there is at hand
+    #[arg(long)]
+    no_memory_check: bool,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -359,8 +362,11 @@ fn measure(
     threads: Option<usize>,
 ) -> Result<(), Failure> {
     let context = args.prompt.max(args.decode);
-    let mut loader =
-        Model::loader(&file.path).kv(args.kv).context(context).deterministic(args.deterministic);
+    let mut loader = Model::loader(&file.path)
+        .kv(args.kv)
+        .context(context)
+        .deterministic(args.deterministic)
+        .memory_check(!args.no_memory_check);
     if let Some(isa) = isa {
         loader = loader.isa(isa);
     }

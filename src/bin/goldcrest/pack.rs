@@ -9,7 +9,7 @@ pub(crate) fn pack(args: PackArgs) -> Result<(), Failure> {
     let bar = Progress::new("packing");
     let mut loader = Model::loader(&args.path).progress(bar.callback());
     if let Some(quant) = args.quant {
-        loader = loader.quantize(quant.format());
+        loader = loader.quantize(quant);
     }
     let packed = loader.pack(&args.output);
     bar.finish();

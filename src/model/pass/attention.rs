@@ -6,7 +6,7 @@ use goldcrest_kernels::{
 };
 
 use super::needs::Rows;
-use super::product::At;
+use super::product::{At, Input};
 use super::scratch::{Lane, Place};
 use super::{Rotation, Walk};
 use crate::model::weights::Loaded;
@@ -103,7 +103,9 @@ impl Walk<'_> {
             step.normalise_whole(w, lane)?;
         }
         step.attend_all(w, lane)?;
-        self.residual(w, lane, at, &self.made(step.attended, heads.q()), &mixer.output)
+        let norm = mixer.output_norm.as_ref();
+        let input = Input { norm, ..self.made(step.attended, heads.q()) };
+        self.residual(w, lane, at, &input, &mixer.output)
     }
 }
 
@@ -184,7 +186,7 @@ impl Step<'_, '_> {
             self.queries(w, lane, head, row, 1, qkv);
             let Lane { queries, scores, .. } = lane;
             let to = AttendOut::Rows(out.head_rows());
-            self.attend(head, layout, (k, v), queries, &[self.span(place, row)], to, scores);
+            self.attend(head, (layout, (k, v)), queries, &[self.span(place, row)], to, scores);
             self.gate(lane, head, row, qkv, out.row(0));
         });
         w.barrier()
@@ -233,7 +235,7 @@ impl Step<'_, '_> {
                 let mut out = out.some_rows(rows.start - first, rows.len());
                 let to = AttendOut::Rows(out.head_rows());
                 let layout = place.layout(self.kept);
-                self.attend(head, layout, region, queries, &spans[..rows.len()], to, scores);
+                self.attend(head, (layout, region), queries, &spans[..rows.len()], to, scores);
                 for (i, row) in rows.enumerate() {
                     self.gate(lane, head, row, qkv, out.row(i));
                 }
@@ -257,15 +259,8 @@ impl Step<'_, '_> {
             let Lane { queries, scores, .. } = lane;
             let partials = &mut partials.row(0)[..partial];
             let out = AttendOut::Chunk { chunk: seen.start + chunk, partials };
-            self.attend(
-                head,
-                layout,
-                self.region(w, 0, place, head),
-                queries,
-                &[span],
-                out,
-                scores,
-            );
+            let region = self.region(w, 0, place, head);
+            self.attend(head, (layout, region), queries, &[span], out, scores);
         });
         w.barrier()?;
 
@@ -307,8 +302,7 @@ impl Step<'_, '_> {
     fn attend(
         &self,
         head: usize,
-        layout: KvLayout,
-        (k, v): (&[u8], &[u8]),
+        (layout, (k, v)): (KvLayout, (&[u8], &[u8])),
         q: &[f32],
         spans: &[Span],
         out: AttendOut<'_>,

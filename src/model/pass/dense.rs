@@ -70,7 +70,8 @@ impl Walk<'_> {
         });
         w.barrier()?;
         let gate = mixer.gate.as_ref().map(|_| panels * PANEL_ROWS);
-        let input = Input { gate, ..self.made(made, mixer.ffn) };
+        let norm = mixer.down_norm.as_ref();
+        let input = Input { gate, norm, ..self.made(made, mixer.ffn) };
         self.residual(w, lane, at, &input, &mixer.down)
     }
 

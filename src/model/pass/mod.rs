@@ -14,6 +14,7 @@ mod dense;
 mod experts;
 mod latent;
 mod layer_input;
+mod mamba;
 mod needs;
 mod product;
 mod rope;
@@ -88,6 +89,16 @@ impl Default for Run {
             cancel: CancelToken::never().clone(),
         }
     }
+}
+
+/// Bytes of the buffers of a pass over a whole piece of a prompt.
+///
+/// # Errors
+/// As [`Graph::new`].
+pub(crate) fn scratch_bytes(spec: &Spec<Loaded>, kernels: &Kernels, threads: usize) -> Result<u64> {
+    let rotations: Vec<_> = spec.ropes.iter().map(|rope| Rotation::new(rope, 0)).collect();
+    let needs = Needs::new(spec, &rotations, kernels.group())?;
+    Ok(Scratch::bytes(&needs, spec.hidden, BATCH, threads) as u64)
 }
 
 impl Graph {
@@ -189,6 +200,7 @@ impl Walk<'_> {
                     Mixer::Latent(mixer) => self.latent(w, lane, at, mixer)?,
                     Mixer::DeltaNet(mixer) => self.delta_net(w, lane, at, mixer)?,
                     Mixer::ShortConv(mixer) => self.short_conv(w, lane, at, mixer)?,
+                    Mixer::Mamba(mixer) => self.mamba(w, lane, at, mixer)?,
                     Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,
                     Mixer::Experts(mixer) => self.experts(w, lane, at, mixer)?,
                     Mixer::LayerInput(mixer) => self.layer_input(w, lane, at, mixer)?,

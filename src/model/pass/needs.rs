@@ -149,6 +149,7 @@ impl Needs {
                 Mixer::Latent(mixer) => needs.latent(spec.hidden, mixer),
                 Mixer::DeltaNet(mixer) => needs.delta_net(spec.hidden, mixer),
                 Mixer::ShortConv(mixer) => needs.short_conv(spec.hidden, mixer),
+                Mixer::Mamba(mixer) => needs.mamba(spec.hidden, mixer),
                 Mixer::Experts(mixer) => needs.experts(spec.hidden, mixer),
                 Mixer::LayerInput(mixer) => {
                     needs.form(spec.hidden, Rows::Pass, [mixer.gate.format]);
@@ -214,6 +215,17 @@ impl Needs {
         self.form(heads.values(), Rows::Pass, [mixer.output.matrix.format]);
         self.window = self.window.max(mixer.conv.taps * heads.slot());
         self.key = self.key.max(heads.n_v);
+    }
+
+    fn mamba(&mut self, hidden: usize, mixer: &crate::spec::Mamba<Loaded>) {
+        let heads = mixer.heads;
+        self.form(hidden, Rows::Pass, [mixer.input.matrix.format]);
+        self.float(side_by_side([&mixer.input]), Rows::Pass);
+        self.float(super::mamba::convolved(heads), Rows::Convolved);
+        self.float(heads.inner(), Rows::Pass);
+        self.form(heads.inner(), Rows::Pass, [mixer.output.matrix.format]);
+        self.window = self.window.max(mixer.conv.taps * heads.slot());
+        self.key = self.key.max(heads.head_dim);
     }
 
     fn short_conv(&mut self, hidden: usize, mixer: &crate::spec::ShortConv<Loaded>) {

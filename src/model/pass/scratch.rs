@@ -63,6 +63,13 @@ impl Lane {
         &self.quantized[slot(kind)]
     }
 
+    fn bytes(needs: &Needs, rows: usize) -> usize {
+        let tile = (rows * GRAIN.1).max(GRAIN.0) * 2 * PANEL_ROWS;
+        let Needs { longest, queries, key, window, scores, .. } = *needs;
+        let floats = longest + tile + queries + key + window + scores;
+        floats * size_of::<f32>() + form_bytes(needs.kinds, longest)
+    }
+
     fn grow(&mut self, needs: &Needs, rows: usize) {
         self.row.resize(needs.longest, 0.0);
         for kind in needs.kinds.iter() {
@@ -243,6 +250,36 @@ impl Scratch {
         }
     }
 
+    /// Bytes that so many rows and workers take, but for what experts are counted in.
+    pub(super) fn bytes(needs: &Needs, hidden: usize, rows: usize, workers: usize) -> usize {
+        let streams = 1 + usize::from(needs.mixed) + usize::from(needs.branched);
+        let experts = needs.routing.count.next_multiple_of(PANEL_ROWS);
+        let row = streams * hidden + needs.angles + needs.layer_inputs + experts;
+        let widths = needs.floats.iter().map(|need| needs.rows_of(need.rows, rows) * need.width);
+        let forms = needs
+            .forms
+            .iter()
+            .map(|need| needs.rows_of(need.rows, rows) * form_bytes(need.kinds, need.k));
+        let floats = rows * row + widths.sum::<usize>();
+        floats * size_of::<f32>() + forms.sum::<usize>() + workers * Lane::bytes(needs, rows)
+    }
+
+    /// Bytes that there are.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        let of = |floats: &Vec<f32>| floats.len() * size_of::<f32>();
+        let own = [&self.x, &self.mixed, &self.branched, &self.angles, &self.layer_inputs];
+        let floats = own.into_iter().chain([&self.scores]).chain(&self.floats).map(of);
+        let forms = self.forms.iter().flatten().map(Vec::len);
+        let lanes = self.lanes.iter().map(|lane| {
+            let lane = crate::threads::lock(lane);
+            let floats = [&lane.row, &lane.tile, &lane.queries, &lane.key, &lane.window];
+            let floats = floats.into_iter().chain([&lane.scores]).map(of);
+            floats.chain(lane.quantized.iter().map(Vec::len)).sum()
+        });
+        floats.chain(forms).chain(lanes).sum()
+    }
+
     /// The buffers of the pass that [`begin`](Self::begin) laid out, and the workers' own.
     pub(super) fn share<'a>(&'a mut self, graph: &Graph, runs: &'a mut [Run]) -> Shares<'a> {
         let (needs, hidden) = (&graph.needs, graph.spec().hidden);
@@ -297,6 +334,11 @@ impl Scratch {
         };
         Shares { buffers, lanes: &self.lanes, places: &self.places, cancels: &self.cancels }
     }
+}
+
+/// Bytes of a row of `k` values in all of its forms.
+fn form_bytes(kinds: Kinds, k: usize) -> usize {
+    kinds.iter().map(|kind| kind.row_bytes(k)).sum()
 }
 
 fn grow_forms(buffers: &mut [Vec<u8>; 3], kinds: Kinds, rows: usize, k: usize) {

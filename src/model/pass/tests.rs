@@ -40,8 +40,8 @@ fn engine(
     let checkpoint = Checkpoint::open(&path, &ReadOptions { mmap: false }).unwrap();
     let spec = checkpoint.spec(&checkpoint.decoder().unwrap()).unwrap();
     let watch = Watch { progress: &|_, _| (), cancel: &CancelToken::default() };
-    let weights = Weights::load(checkpoint, &spec, None::<Format>, &watch).unwrap();
-    (Graph::new(weights, kernels).unwrap(), Engine::new(Team::new(threads).unwrap()))
+    let weights = Weights::load(checkpoint, &spec, None::<Format>, &watch, |_, _| Ok(())).unwrap();
+    (Graph::new(weights, kernels, CONTEXT).unwrap(), Engine::new(Team::new(threads).unwrap()))
 }
 
 fn start(graph: &Graph) -> Run {
@@ -160,4 +160,16 @@ fn a_pass_ends_early_only_when_all_runs_are_cancelled() {
     let error = graph.run(&mut engine, &mut runs).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_eq!(runs.each_ref().map(|run| run.state.len()), [9, 9]);
+}
+
+#[test]
+fn a_pass_takes_what_was_foretold() {
+    for shape in shapes() {
+        let (graph, mut engine) = engine(&shape, "q4_k_m", Kernels::best(), 3);
+        let foretold = scratch_bytes(graph.spec(), graph.kernels, 3).unwrap();
+        let mut run = start(&graph);
+        ask(&graph, &mut run, &tokens(3, BATCH));
+        graph.run(&mut engine, std::slice::from_mut(&mut run)).unwrap();
+        assert_eq!(engine.scratch.held() as u64, foretold, "{}", shape.arch);
+    }
 }

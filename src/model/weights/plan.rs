@@ -9,6 +9,7 @@ mod recurrent;
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
 use crate::load::{Checkpoint, Hadamard, Tensor, check_finite};
+use crate::model::need::Fixed;
 use crate::spec::{
     Attention, Block, Branch, Dense, Experts, KeysValues, Latent, LayerInput, LayerInputs, Linear,
     Mixer, Named, Norm, RowMap, Slot, Spec, Up,
@@ -160,6 +161,20 @@ impl<'a> Plan<'a> {
         self.end
     }
 
+    /// What the weights take in memory. What was read and not mapped is there already.
+    pub(super) fn takes(&self) -> Fixed {
+        let tables = self.tables.iter().map(|(tensor, _)| tensor.byte_len() as u64);
+        let (is_mapped, panels) = (self.checkpoint.is_mapped(), self.end as u64);
+        match self.checkpoint.panels() {
+            None => {
+                let copied = if is_mapped { 0 } else { tables.sum() };
+                Fixed { weights: panels + copied, ..Fixed::default() }
+            }
+            Some(_) if is_mapped => Fixed { mapped: panels, ..Fixed::default() },
+            Some(_) => Fixed::default(),
+        }
+    }
+
     /// Bytes of it that a token reads.
     pub(super) fn per_token(&self) -> u64 {
         self.end as u64 - self.idle
@@ -182,6 +197,7 @@ impl<'a> Plan<'a> {
                 Mixer::Latent(mixer) => Mixer::Latent(Box::new(self.latent(mixer)?)),
                 Mixer::DeltaNet(mixer) => Mixer::DeltaNet(Box::new(self.delta_net(mixer)?)),
                 Mixer::ShortConv(mixer) => Mixer::ShortConv(self.short_conv(mixer)?),
+                Mixer::Mamba(mixer) => Mixer::Mamba(Box::new(self.mamba(mixer)?)),
                 Mixer::Dense(mixer) => Mixer::Dense(self.dense(mixer)?),
                 Mixer::Experts(mixer) => Mixer::Experts(self.experts(mixer)?),
                 Mixer::LayerInput(mixer) => Mixer::LayerInput(LayerInput {
@@ -226,6 +242,7 @@ impl<'a> Plan<'a> {
             q: self.linear(&mixer.q)?,
             q_norm: self.optional_norm(mixer.q_norm.as_ref())?,
             kv: mixer.kv.as_ref().map(|kv| self.keys_values(kv)).transpose()?,
+            output_norm: self.optional_norm(mixer.output_norm.as_ref())?,
             output: self.linear(&mixer.output)?,
             heads,
             kept,
@@ -268,6 +285,7 @@ impl<'a> Plan<'a> {
             ffn: mixer.ffn,
             act: mixer.act,
             up,
+            down_norm: self.optional_norm(mixer.down_norm.as_ref())?,
             down: self.linear(&mixer.down)?,
             gate: mixer.gate.as_ref().map(|gate| self.as_it_is(gate)).transpose()?,
         })
@@ -351,10 +369,15 @@ impl<'a> Plan<'a> {
         Ok(self.push(vec![source])?.remove(0))
     }
 
-    /// The matrix of the logits. Where 4 bits are asked for it gets 8: its errors go straight
+    /// The matrix of the logits. Where few bits are asked for it gets more: its errors go straight
     /// into the probabilities, with no later layer to even them out.
     fn head(&mut self, head: &Linear<Named>) -> Result<Linear<Loaded>> {
-        let quantize = self.quantize.map(|f| if f == Format::Q4_0 { Format::Q8_0 } else { f });
+        let six_bits = Format::Q6_K.row_bytes(head.matrix.shape[1]).is_some();
+        let quantize = self.quantize.map(|format| match format {
+            Format::Q8_0 | Format::Q4_0 => Format::Q8_0,
+            _ if six_bits => Format::Q6_K,
+            _ => Format::Q8_0,
+        });
         let source = self.slot(&head.matrix, quantize)?;
         let matrix = self.push(vec![source])?.remove(0);
         Ok(Linear { matrix, bias: self.optional_vector(head.bias.as_ref())? })

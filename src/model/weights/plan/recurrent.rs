@@ -2,7 +2,7 @@
 
 use super::{Loaded, Plan};
 use crate::error::{Result, tensor_error};
-use crate::spec::{Convolution, Decay, DeltaNet, Named, ShortConv};
+use crate::spec::{Convolution, Decay, DeltaNet, Mamba, Named, ShortConv};
 
 impl Plan<'_> {
     pub(super) fn delta_net(&mut self, mixer: &DeltaNet<Named>) -> Result<DeltaNet<Loaded>> {
@@ -29,6 +29,19 @@ impl Plan<'_> {
         Ok(ShortConv {
             input: self.linear(&mixer.input)?,
             conv: self.convolution(&mixer.conv)?,
+            output: self.linear(&mixer.output)?,
+            kept: mixer.kept,
+        })
+    }
+
+    pub(super) fn mamba(&mut self, mixer: &Mamba<Named>) -> Result<Mamba<Loaded>> {
+        Ok(Mamba {
+            heads: mixer.heads,
+            input: self.linear(&mixer.input)?,
+            conv: self.convolution(&mixer.conv)?,
+            decay: self.decay(&mixer.decay)?,
+            skip: self.vector(&mixer.skip)?,
+            norm: self.optional_norm(mixer.norm.as_ref())?,
             output: self.linear(&mixer.output)?,
             kept: mixer.kept,
         })
