@@ -107,17 +107,6 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
             });
             put(b, 208, std / deviation(6) / 96.0);
         }
-        GgmlType::TQ2_0 => {
-            b[..64].iter_mut().for_each(ternary);
-            put(b, 64, std / 0.5f32.sqrt());
-        }
-        GgmlType::Q2_0 | GgmlType::PQ2_0 => {
-            b[2..].iter_mut().for_each(ternary);
-            put(b, 0, std / 0.5f32.sqrt());
-        }
-        GgmlType::Q1_0 => put(b, 0, std),
-        GgmlType::TQ1_0 => put(b, 52, std / (2.0f32 / 3.0).sqrt()),
-        GgmlType::PTQ1_0 => put(b, 26, std / (2.0f32 / 3.0).sqrt()),
         // What random codes give under a scale of 1.
         GgmlType::IQ1_S => symmetric(b, std / 7.2),
         GgmlType::IQ1_M => {
@@ -145,12 +134,6 @@ fn finish(ty: GgmlType, std: f32, b: &mut [u8]) {
         GgmlType::Q1_0 => put(b, 0, std * vary(b[0])),
         other => unreachable!("no mixture has {other}"),
     }
-}
-
-/// Four codes of two bits that stand for -1, 0 and 1: what would be 2 is 0.
-fn ternary(codes: &mut u8) {
-    let threes = *codes & *codes >> 1 & 0x55;
-    *codes &= !(threes << 1);
 }
 
 fn nibble(word: u16, i: u32) -> u8 {
