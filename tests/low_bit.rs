@@ -67,7 +67,7 @@ fn load(file: &Gguf) -> Model {
 /// What loading says of a file that is wrong.
 fn refused(file: &Gguf) -> goldcrest::Error {
     let loaded = Model::from_bytes("test.gguf", file.build()).threads(1).load();
-    loaded.err().expect("the file is refused")
+    loaded.expect_err("the file is refused")
 }
 
 #[test]
@@ -137,7 +137,8 @@ fn sign(i: usize) -> f64 {
 
 /// `H x / sqrt(block)`, by the definition.
 fn hadamard(x: &[f64]) -> Vec<f64> {
-    let entry = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+    let entry =
+        |i: usize, j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
     let row = |x: &[f64], i: usize| (0..BLOCK).map(|j| entry(i, j) * x[j]).sum::<f64>();
     let blocks = x.chunks_exact(BLOCK);
     blocks.flat_map(|x| (0..BLOCK).map(move |i| row(x, i) / (BLOCK as f64).sqrt())).collect()
