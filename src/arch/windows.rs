@@ -40,7 +40,11 @@ pub(super) fn windows(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<Opti
 /// only with `use_sliding_window`.
 fn windows_json(json: Object, row: &Row, n_layers: usize) -> Result<Vec<Option<usize>>> {
     let keys = Keys::Json(json);
-    let given = keys.count(keys::WINDOW.key())?.filter(|&window| window > 0);
+    let given = match row.windows {
+        // What its class makes of a window that is not used.
+        Windows::EveryOther if keys.count(keys::WINDOW.key())? == Some(0) => None,
+        _ => keys.size(keys::WINDOW)?,
+    };
     let absent = !keys.has(keys::WINDOW.key());
     let window = given.or(absent.then_some(4096));
     let (window, slides): (_, Box<dyn Fn(usize) -> bool>) = match row.windows {
