@@ -62,14 +62,14 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
             return refuse(key, value);
         }
     }
-    let [function, acts @ ..] = ["activation_function", "hidden_act", "hidden_activation"]
-        .map(|key| json.get(key).map(|act| (key, act)));
     // The numbers of Mamba layers are there where there are none of them, too; `layer_types` says.
     if row.shared_ffn {
         for key in json.map.keys().filter(|key| key.starts_with("mamba_")) {
             let _ = json.get(key);
         }
     }
+    let [function, acts @ ..] = ["activation_function", "hidden_act", "hidden_activation"]
+        .map(|key| json.get(key).map(|act| (key, act)));
     // Some files have gpt2's key beside their own, with another value.
     let act = if acts.iter().all(Option::is_none) { function } else { None };
     for (key, act) in acts.into_iter().chain([act]).flatten() {
