@@ -40,10 +40,14 @@ const CASES: &[&str] = &[
     "gpt2",
     "phi3",
     "phi3_longrope",
+    "granite4_dense",
+    "granite4_nope",
+    "granite4_moe",
 ];
 
 /// Made by tests/fixtures/make.py, for everyone.
 const OWN: &[&str] = &[
+    "granitemoehybrid",
     "gemma4_moe",
     "gpt_neox",
     "gpt_neox_sequential",
@@ -76,6 +80,7 @@ const WRAPPED: &[&str] = &["gemma3_7l", "gemma4", "qwen3_5"];
 
 /// Cases without a GGUF file.
 const NOT_IN_GGUF: &[&str] = &[
+    "granite4_dense",
     "bitnet",
     "mistral",
     "gemma2",
@@ -89,6 +94,7 @@ const NOT_IN_GGUF: &[&str] = &[
 
 /// Of experts.
 const MIXTURES: &[&str] = &[
+    "granite4_moe",
     "qwen3_moe",
     "qwen3_moe_sparse",
     "mixtral",

@@ -352,7 +352,7 @@ fn keeps_keys(mixer: &Mixer<Named>) -> bool {
 
 /// Whether a mixer has a recurrence in the state.
 fn recurs(mixer: &Mixer<Named>) -> bool {
-    matches!(mixer, Mixer::DeltaNet(_) | Mixer::ShortConv(_))
+    matches!(mixer, Mixer::DeltaNet(_) | Mixer::ShortConv(_) | Mixer::Mamba(_))
 }
 
 /// Width of dense feed-forward layers, of the first where they differ; of the experts, where there

@@ -30,6 +30,8 @@ pub(super) struct Mixture {
     /// Experts beside the dense path, with norms of their own, and another one for the router, in
     /// models that may have none.
     pub(super) beside: bool,
+    /// Models may have none: those whose files count none.
+    pub(super) optional: bool,
 }
 
 /// Whether the weights of the chosen experts are made to sum to 1.
@@ -73,6 +75,7 @@ pub(super) const MIXTURE: Mixture = Mixture {
     clamped: false,
     bank: Bank::Rows,
     beside: false,
+    optional: false,
 };
 
 /// A model's mixtures.
@@ -365,6 +368,7 @@ fn shared(keys: Keys, mixture: Mixture, experts: Experts) -> Result<Option<usize
 pub(super) fn numbers(keys: Keys, mixture: Mixture) -> Result<Option<Experts>> {
     let off = match keys {
         Keys::Json(json) if mixture.beside => !json.bool("enable_moe_block")?.unwrap_or(false),
+        _ if mixture.optional => keys.count(keys::EXPERTS.key())?.unwrap_or(0) == 0,
         Keys::Gguf { .. } if mixture.beside => keys.count(keys::EXPERTS.key())?.unwrap_or(0) == 0,
         _ => false,
     };

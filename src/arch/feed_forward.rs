@@ -70,7 +70,7 @@ impl Decoder {
 
     fn dense(&self, slots: &mut Slots<'_>, ffn: usize) -> Result<Dense<Named>> {
         let hidden = self.config.hidden;
-        let Row { act, mlp, mlp_bias, fused, .. } = *self.row;
+        let Row { act, mlp, mlp_bias, fused, shared_ffn, .. } = *self.row;
         let up = match mlp {
             Mlp::Plain => Up::Plain(self.linear(slots, "ffn_up", &[ffn, hidden], mlp_bias)?),
             Mlp::Gated => {
@@ -79,7 +79,8 @@ impl Decoder {
                     let rows = RowMap::from(first);
                     first += ffn;
                     // GGUF's name of gate and up together is that of up.
-                    let fused = fused.then_some(Fused { part: "ffn_up", of: 2 * ffn, rows });
+                    let part_of = if shared_ffn { "ffn_up_shexp" } else { "ffn_up" };
+                    let fused = fused.then_some(Fused { part: part_of, of: 2 * ffn, rows });
                     let matrix = slots.part((part, "weight"), &[ffn, hidden], fused.as_ref())?;
                     let bias = mlp_bias.then(|| slots.part((part, "bias"), &[ffn], fused.as_ref()));
                     Ok(Linear { matrix, bias: bias.transpose()? })
@@ -87,7 +88,14 @@ impl Decoder {
                 Up::Gated([half("ffn_gate")?, half("ffn_up")?])
             }
         };
-        let down = self.linear(slots, "ffn_down", &[hidden, ffn], mlp_bias)?;
+        let down = if shared_ffn {
+            let rows = RowMap::from(0);
+            let whole = Fused { part: "ffn_down_shexp", of: hidden, rows };
+            let matrix = slots.part(("ffn_down", "weight"), &[hidden, ffn], Some(&whole))?;
+            Linear { matrix, bias: None }
+        } else {
+            self.linear(slots, "ffn_down", &[hidden, ffn], mlp_bias)?
+        };
         let down_norm = self.row.sub_norms.then(|| self.norm(slots, "ffn_sub_norm", ffn));
         Ok(Dense { ffn, act, up, down_norm: down_norm.transpose()?, down, gate: None })
     }

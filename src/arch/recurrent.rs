@@ -7,8 +7,8 @@ use crate::config::limits;
 use crate::error::{Result, config_error, unsupported};
 use crate::load::{Array, Object, Value};
 use crate::spec::{
-    Convolution, Decay, DeltaHeads, DeltaNet, Fused, Linear, Mixer, Named, Norm, RowMap, ShortConv,
-    Slots,
+    Convolution, Decay, DeltaHeads, DeltaNet, Fused, Linear, Mamba, MambaHeads, Mixer, Named, Norm,
+    RowMap, ShortConv, Slots,
 };
 
 /// The recurrent layers of a model.
@@ -22,10 +22,30 @@ pub(super) struct Recurrent {
 enum Numbers {
     DeltaNet { heads: DeltaHeads, taps: usize, logarithms: bool },
     ShortConv { taps: usize, bias: bool },
+    Mamba(MambaNumbers),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct MambaNumbers {
+    heads: MambaHeads,
+    taps: usize,
+    /// Of the convolution, and of the matrices.
+    biases: [bool; 2],
+    /// Steps in time stay within these.
+    limits: [f32; 2],
+    /// Whether the file has logarithms of decays, and each group's norm as a row.
+    folder: bool,
 }
 
 impl Recurrent {
     pub(super) fn read(keys: Keys, row: &Row, n_layers: usize) -> Result<Option<Self>> {
+        if row.recurrence == Recurrence::None {
+            return Ok(None);
+        }
+        let layers = layers(keys, row, n_layers)?;
+        if !layers.contains(&true) {
+            return Ok(None);
+        }
         let numbers = match row.recurrence {
             Recurrence::None => return Ok(None),
             Recurrence::DeltaNet { tiled } => {
@@ -40,8 +60,9 @@ impl Recurrent {
                 let bias = keys.bool(keys::CONV_BIAS)?.unwrap_or(false);
                 Numbers::ShortConv { taps: taps(keys, keys::SHORT_TAPS)?, bias }
             }
+            Recurrence::Mamba => Numbers::Mamba(mamba(keys)?),
         };
-        Ok(Some(Self { layers: layers(keys, row, n_layers)?, numbers }))
+        Ok(Some(Self { layers, numbers }))
     }
 
     pub(super) fn has(&self, layer: usize) -> bool {
@@ -53,6 +74,71 @@ fn taps(keys: Keys, key: keys::Size) -> Result<usize> {
     match keys.need(key)? {
         1 => Err(keys.error(key.key(), "is 1: a convolution over nothing but the token")),
         taps => Ok(taps),
+    }
+}
+
+fn mamba(keys: Keys) -> Result<MambaNumbers> {
+    let n_heads = keys.need(keys::MAMBA_HEADS)?;
+    let head_dim = match keys {
+        Keys::Json(_) => keys.need(keys::MAMBA_HEAD_DIM)?,
+        Keys::Gguf { .. } => {
+            let inner = keys.need(keys::INNER)?;
+            if !inner.is_multiple_of(n_heads) {
+                let problem = format!("is {inner}, no multiple of {n_heads} heads");
+                return Err(keys.error(keys::INNER.key(), problem));
+            }
+            inner / n_heads
+        }
+    };
+    let (n_groups, d_state) = (keys.need(keys::MAMBA_GROUPS)?, keys.need(keys::MAMBA_STATE)?);
+    if !n_heads.is_multiple_of(n_groups) {
+        return Err(config_error(format!("{n_heads} heads do not share {n_groups} groups evenly")));
+    }
+    let heads = MambaHeads { n_heads, head_dim, n_groups, d_state };
+    if n_heads * head_dim > limits::WIDTH
+        || n_groups * d_state > limits::WIDTH
+        || heads.convolved() * heads.slot() > 4 * limits::WIDTH
+    {
+        return Err(config_error(format!(
+            "{n_heads} states of {d_state} by {head_dim} are too wide"
+        )));
+    }
+    let taps = taps(keys, keys::MAMBA_TAPS)?;
+    let (biases, limits) = match keys {
+        Keys::Json(json) => (mamba_biases(json)?, step_limits(json)?),
+        Keys::Gguf { .. } => ([true, false], [0.0, f32::INFINITY]),
+    };
+    if let Keys::Json(json) = keys
+        && let Some(expand) = json.usize("mamba_expand")?
+        && keys.need(keys::HIDDEN)?.checked_mul(expand) != Some(heads.inner())
+    {
+        let problem = format!("is {expand}, which does not give {n_heads} heads of {head_dim}");
+        return Err(json.error("mamba_expand", problem));
+    }
+    let folder = matches!(keys, Keys::Json(_));
+    Ok(MambaNumbers { heads, taps, biases, limits, folder })
+}
+
+fn mamba_biases(json: Object) -> Result<[bool; 2]> {
+    let conv = json.bool("mamba_conv_bias")?.unwrap_or(true);
+    Ok([conv, json.bool("mamba_proj_bias")?.unwrap_or(false)])
+}
+
+/// What steps in time are held within: a pair, the second of which may be no number of JSON.
+fn step_limits(json: Object) -> Result<[f32; 2]> {
+    const KEY: &str = "time_step_limit";
+    let Some(value) = json.get(KEY) else { return Ok([0.0, f32::INFINITY]) };
+    let number = |value: &serde_json::Value| match value {
+        serde_json::Value::Object(map) => {
+            (map.get("__float__")?.as_str() == Some("Infinity")).then_some(f32::INFINITY)
+        }
+        other => other.as_f64().map(|x| x as f32),
+    };
+    let pair = value.as_array().filter(|pair| pair.len() == 2);
+    let pair = pair.and_then(|pair| Some([number(&pair[0])?, number(&pair[1])?]));
+    match pair.filter(|[low, high]| *low >= 0.0 && low <= high) {
+        Some(pair) => Ok(pair),
+        None => Err(json.error(KEY, format_args!("is {value}, not two steps"))),
     }
 }
 
@@ -96,8 +182,9 @@ fn delta_heads(keys: Keys, tiled: bool) -> Result<DeltaHeads> {
 /// Which layers are recurrent.
 fn layers(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<bool>> {
     let short = row.recurrence == Recurrence::ShortConv;
+    let listed = short || row.recurrence == Recurrence::Mamba;
     let json = match keys {
-        Keys::Gguf { .. } if short => {
+        Keys::Gguf { .. } if listed => {
             let heads = keys.counts(keys::KV_HEADS.key(), n_layers)?;
             return Ok(heads.iter().map(|&heads| heads == 0).collect());
         }
@@ -112,7 +199,12 @@ fn layers(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<bool>> {
         }
         Keys::Json(json) => json,
     };
-    let pattern = if short { all_but(json, n_layers)? } else { every(keys, n_layers)? };
+    let pattern = match row.recurrence {
+        Recurrence::ShortConv => all_but(json, n_layers)?,
+        // Without a list, as its class has it.
+        Recurrence::Mamba => vec![true; n_layers],
+        _ => every(keys, n_layers)?,
+    };
     match json.get("layer_types") {
         None => Ok(pattern),
         // The check of the windows has seen that it is one of the names.
@@ -129,7 +221,7 @@ fn layers(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<bool>> {
 
 /// Whether `layer_types` names a recurrent layer so.
 pub(super) fn is_recurrent(name: &str) -> bool {
-    matches!(name, "linear_attention" | "conv")
+    matches!(name, "linear_attention" | "conv" | "mamba")
 }
 
 /// All but every so many.
@@ -232,6 +324,42 @@ impl Decoder {
                     kept,
                 })
             }
+            Numbers::Mamba(numbers) => {
+                Mixer::Mamba(Box::new(self.state_space(slots, numbers, kept)?))
+            }
+        })
+    }
+}
+
+impl Decoder {
+    fn state_space(
+        &self,
+        slots: &mut Slots<'_>,
+        numbers: MambaNumbers,
+        kept: usize,
+    ) -> Result<Mamba<Named>> {
+        let MambaNumbers { heads, taps, biases: [conv_bias, bias], limits, folder } = numbers;
+        let (hidden, n) = (self.config.hidden, heads.n_heads);
+        let conv = channels(slots, "ssm_conv1d", heads.channels(), taps)?;
+        let own = conv_bias.then(|| slots.tensor("ssm_conv1d.bias", &[conv.channels], 0.0));
+        let groups = [heads.n_groups, heads.inner() / heads.n_groups];
+        let shape = if folder { vec![heads.inner()] } else { groups.to_vec() };
+        let weight = slots.tensor("ssm_norm.weight", &shape, 0.0)?;
+        let eps = self.config.norm_eps;
+        Ok(Mamba {
+            heads,
+            input: self.linear(slots, "ssm_in", &[heads.inputs(), hidden], bias)?,
+            conv: Convolution { bias: own.transpose()?, ..conv },
+            decay: Decay {
+                rates: slots.tensor("ssm_a", &[n], 0.0)?,
+                logarithms: folder,
+                bias: slots.tensor("ssm_dt.bias", &[n], 0.0)?,
+                limits,
+            },
+            skip: slots.tensor("ssm_d", &[n], 0.0)?,
+            norm: Some(Norm { centred: false, weight: Some(weight), bias: None, eps }),
+            output: self.linear(slots, "ssm_out", &[hidden, heads.inner()], bias)?,
+            kept,
         })
     }
 }

@@ -189,6 +189,8 @@ pub(super) enum Recurrence {
         tiled: bool,
     },
     ShortConv,
+    /// The state space of Mamba-2.
+    Mamba,
 }
 
 /// Over what queries and keys are normalised.
