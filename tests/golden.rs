@@ -47,6 +47,7 @@ const CASES: &[&str] = &[
 
 /// Made by tests/fixtures/make.py, for everyone.
 const OWN: &[&str] = &[
+    "nemotron_h",
     "granitemoehybrid",
     "gemma4_moe",
     "gpt_neox",

@@ -13,6 +13,7 @@ use super::recurrent::{Recurrent, adjusted_ffn};
 use super::refuse::refuse_variants;
 use super::rope::ropes;
 use super::rows::{self, NormKind, Parallel, Places, Recurrence, Row, Windows};
+use super::singles::{self, Single};
 use super::windows::{roped, windows};
 use super::{Source, unknown};
 use crate::config::{Config, Rope, limits};
@@ -40,6 +41,8 @@ pub(crate) struct Decoder {
     pub(super) feed_forward: FeedForward,
     layer_inputs: Option<LayerWidths>,
     recurrent: Option<Recurrent>,
+    /// The mixer of each layer, where layers have one.
+    singles: Option<Vec<Single>>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
     /// Whether queries, keys and values have biases; `None` if there are tensors of them.
@@ -75,7 +78,12 @@ impl Decoder {
             None => head_dim(keys, row, hidden, n_heads)?,
         };
         let drafts = keys.count(keys::DRAFTS)?.unwrap_or(0);
-        let n_layers = match (keys.need(keys::LAYERS)?, keys) {
+        let singles = singles::read(keys, row)?;
+        let all = match &singles {
+            Some(singles) => singles.len(),
+            None => keys.need(keys::LAYERS)?,
+        };
+        let n_layers = match (all, keys) {
             (all, Keys::Gguf { .. }) if drafts > 0 => {
                 let few = || keys.error(keys::DRAFTS, format_args!("is {drafts} of {all} layers"));
                 all.checked_sub(drafts).filter(|&n| n > 0).ok_or_else(few)?
@@ -134,7 +142,8 @@ impl Decoder {
             shared_keys: shared_keys(keys, row, &config)?,
             feed_forward: FeedForward::read(keys, row, &config)?,
             layer_inputs: layer_inputs(keys, row, &config)?,
-            recurrent: Recurrent::read(keys, row, config.n_layers)?,
+            recurrent: Recurrent::read(keys, row, config.n_layers, singles.as_deref())?,
+            singles,
             norms_plus: match keys {
                 Keys::Json(_) if row.norm == NormKind::RmsFromOne => 1.0,
                 _ => 0.0,
@@ -201,6 +210,23 @@ impl Decoder {
             mixers.filter(|branch| keeps(&branch.mixer)).count()
         };
         let (attentions, recurrences) = (kept(keeps_keys), kept(recurs));
+        if let Some(singles) = &self.singles {
+            blocks.push(self.block(
+                slots,
+                ("attn_norm", "post_attention_norm"),
+                |slots| match (singles[layer], recurrent) {
+                    (Single::Recurrent, Some(recurrent)) => {
+                        Ok(vec![self.recurrence(slots, recurrent, recurrences)?])
+                    }
+                    (Single::Dense, _) => self.feed_forward(slots, layer),
+                    _ => {
+                        let attention = self.attention(slots, layer, attentions)?;
+                        Ok(vec![Mixer::Attention(Box::new(attention))])
+                    }
+                },
+            )?);
+            return Ok(());
+        }
         if self.parallel {
             blocks.push(self.parallel(slots, layer, attentions)?);
             return Ok(());
@@ -361,6 +387,11 @@ fn ffn(keys: Keys, row: &Row, hidden: usize, n_layers: usize) -> Result<usize> {
     match (keys, keys.size(keys::EXPERT_FFN)?) {
         (Keys::Json(json), None) if row.recurrence == Recurrence::ShortConv => adjusted_ffn(json),
         (_, Some(expert)) if row.experts.is_some() && !keys.has(keys::FFN.key()) => Ok(expert),
+        _ if row.single_mixers => {
+            let widths = keys.counts(keys::FFN.key(), n_layers)?;
+            let width = widths.into_iter().max().filter(|n| (1..=limits::WIDTH).contains(n));
+            width.ok_or_else(|| keys.error(keys::FFN.key(), "is no width"))
+        }
         (Keys::Json(_), _) if row.shared_ffn => keys.need(keys::SHARED_MLP),
         _ => {
             let widths = keys.per_layer(keys::FFN, n_layers)?;
@@ -408,6 +439,7 @@ fn find(keys: Keys) -> Result<&'static Row> {
 
 fn norm_eps(keys: Keys, row: &Row) -> Result<f32> {
     let key = match row.norm {
+        _ if row.single_mixers => keys::LAYER_EPS,
         NormKind::Rms | NormKind::RmsFromOne => keys::EPS,
         NormKind::Layer | NormKind::LayerUnbiased => keys::LAYER_EPS,
     };

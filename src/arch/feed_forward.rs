@@ -106,8 +106,8 @@ impl Decoder {
 fn widths(keys: Keys, row: &Row, config: &Config) -> Result<Vec<usize>> {
     let n_layers = config.n_layers;
     let given = match keys {
-        Keys::Gguf { .. } => keys.per_layer(keys::FFN, n_layers)?,
-        Keys::Json(_) => None,
+        Keys::Gguf { .. } if !row.single_mixers => keys.per_layer(keys::FFN, n_layers)?,
+        _ => None,
     };
     let mut widths = given.unwrap_or_else(|| vec![config.ffn; n_layers]);
     if let Keys::Json(json) = keys

@@ -132,11 +132,16 @@ pub(super) const DELTA_KEY_DIM: Size =
     size("ssm.state_size", &["linear_key_head_dim"], limits::HEAD_DIM);
 pub(super) const DELTA_VALUE_DIM: Size = size("", &["linear_value_head_dim"], limits::HEAD_DIM);
 pub(super) const INNER: Size = size("ssm.inner_size", &[], limits::WIDTH);
-pub(super) const MAMBA_HEADS: Size = size("ssm.time_step_rank", &["mamba_n_heads"], limits::HEADS);
-pub(super) const MAMBA_HEAD_DIM: Size = size("", &["mamba_d_head"], limits::HEAD_DIM);
-pub(super) const MAMBA_STATE: Size = size("ssm.state_size", &["mamba_d_state"], limits::HEAD_DIM);
-pub(super) const MAMBA_GROUPS: Size = size("ssm.group_count", &["mamba_n_groups"], limits::HEADS);
-pub(super) const MAMBA_TAPS: Size = size("ssm.conv_kernel", &["mamba_d_conv"], limits::TAPS);
+pub(super) const MAMBA_HEADS: Size =
+    size("ssm.time_step_rank", &["mamba_n_heads", "mamba_num_heads"], limits::HEADS);
+pub(super) const MAMBA_HEAD_DIM: Size =
+    size("", &["mamba_d_head", "mamba_head_dim"], limits::HEAD_DIM);
+pub(super) const MAMBA_STATE: Size =
+    size("ssm.state_size", &["mamba_d_state", "ssm_state_size"], limits::HEAD_DIM);
+pub(super) const MAMBA_GROUPS: Size =
+    size("ssm.group_count", &["mamba_n_groups", "n_groups"], limits::HEADS);
+pub(super) const MAMBA_TAPS: Size =
+    size("ssm.conv_kernel", &["mamba_d_conv", "conv_kernel"], limits::TAPS);
 pub(super) const TAPS: Size = size("ssm.conv_kernel", &["linear_conv_kernel_dim"], limits::TAPS);
 pub(super) const SHORT_TAPS: Size = size("shortconv.l_cache", &["conv_L_cache"], limits::TAPS);
 pub(super) const CONV_BIAS: Key = key("shortconv.bias", &["conv_bias"]);

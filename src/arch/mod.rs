@@ -13,6 +13,7 @@ mod recurrent;
 mod refuse;
 mod rope;
 mod rows;
+mod singles;
 mod windows;
 
 pub(crate) use decoder::Decoder;

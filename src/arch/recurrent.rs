@@ -3,6 +3,7 @@
 use super::decoder::Decoder;
 use super::keys::{self, Keys};
 use super::rows::{Recurrence, Row};
+use super::singles::Single;
 use crate::config::limits;
 use crate::error::{Result, config_error, unsupported};
 use crate::load::{Array, Object, Value};
@@ -38,11 +39,19 @@ struct MambaNumbers {
 }
 
 impl Recurrent {
-    pub(super) fn read(keys: Keys, row: &Row, n_layers: usize) -> Result<Option<Self>> {
+    pub(super) fn read(
+        keys: Keys,
+        row: &Row,
+        n_layers: usize,
+        singles: Option<&[Single]>,
+    ) -> Result<Option<Self>> {
         if row.recurrence == Recurrence::None {
             return Ok(None);
         }
-        let layers = layers(keys, row, n_layers)?;
+        let layers = match singles {
+            Some(singles) => singles.iter().map(|single| *single == Single::Recurrent).collect(),
+            None => layers(keys, row, n_layers)?,
+        };
         if !layers.contains(&true) {
             return Ok(None);
         }
@@ -60,7 +69,7 @@ impl Recurrent {
                 let bias = keys.bool(keys::CONV_BIAS)?.unwrap_or(false);
                 Numbers::ShortConv { taps: taps(keys, keys::SHORT_TAPS)?, bias }
             }
-            Recurrence::Mamba => Numbers::Mamba(mamba(keys)?),
+            Recurrence::Mamba => Numbers::Mamba(mamba(keys, row)?),
         };
         Ok(Some(Self { layers, numbers }))
     }
@@ -77,7 +86,7 @@ fn taps(keys: Keys, key: keys::Size) -> Result<usize> {
     }
 }
 
-fn mamba(keys: Keys) -> Result<MambaNumbers> {
+fn mamba(keys: Keys, row: &Row) -> Result<MambaNumbers> {
     let n_heads = keys.need(keys::MAMBA_HEADS)?;
     let head_dim = match keys {
         Keys::Json(_) => keys.need(keys::MAMBA_HEAD_DIM)?,
@@ -105,8 +114,8 @@ fn mamba(keys: Keys) -> Result<MambaNumbers> {
     }
     let taps = taps(keys, keys::MAMBA_TAPS)?;
     let (biases, limits) = match keys {
-        Keys::Json(json) => (mamba_biases(json)?, step_limits(json)?),
-        Keys::Gguf { .. } => ([true, false], [0.0, f32::INFINITY]),
+        Keys::Json(json) => (mamba_biases(json)?, step_limits(json, row)?),
+        Keys::Gguf { .. } => ([true, false], [row.least_step.unwrap_or(0.0), f32::INFINITY]),
     };
     if let Keys::Json(json) = keys
         && let Some(expand) = json.usize("mamba_expand")?
@@ -120,14 +129,21 @@ fn mamba(keys: Keys) -> Result<MambaNumbers> {
 }
 
 fn mamba_biases(json: Object) -> Result<[bool; 2]> {
-    let conv = json.bool("mamba_conv_bias")?.unwrap_or(true);
+    let conv = match json.bool("mamba_conv_bias")? {
+        None => json.bool("use_conv_bias")?.unwrap_or(true),
+        Some(bias) => bias,
+    };
     Ok([conv, json.bool("mamba_proj_bias")?.unwrap_or(false)])
 }
 
 /// What steps in time are held within: a pair, the second of which may be no number of JSON.
-fn step_limits(json: Object) -> Result<[f32; 2]> {
+fn step_limits(json: Object, row: &Row) -> Result<[f32; 2]> {
     const KEY: &str = "time_step_limit";
-    let Some(value) = json.get(KEY) else { return Ok([0.0, f32::INFINITY]) };
+    let value = json.get(KEY);
+    if let Some(least) = row.least_step {
+        return Ok([json.f32("time_step_min")?.unwrap_or(least), f32::INFINITY]);
+    }
+    let Some(value) = value else { return Ok([0.0, f32::INFINITY]) };
     let number = |value: &serde_json::Value| match value {
         serde_json::Value::Object(map) => {
             (map.get("__float__")?.as_str() == Some("Infinity")).then_some(f32::INFINITY)

@@ -63,6 +63,24 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
         }
     }
     // The numbers of Mamba layers are there where there are none of them, too; `layer_types` says.
+    // And so are those of mixtures, whose layers would be named.
+    if row.single_mixers {
+        let idle = [
+            "moe_",
+            "n_routed_experts",
+            "n_shared_experts",
+            "n_group",
+            "topk_group",
+            "norm_topk_prob",
+            "num_experts_per_tok",
+            "routed_scaling_factor",
+            "mtp_",
+            "expand",
+        ];
+        for key in json.map.keys().filter(|key| idle.iter().any(|start| key.starts_with(start))) {
+            let _ = json.get(key);
+        }
+    }
     if row.shared_ffn {
         for key in json.map.keys().filter(|key| key.starts_with("mamba_")) {
             let _ = json.get(key);

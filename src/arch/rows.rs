@@ -10,6 +10,7 @@ mod granite;
 mod liquid;
 mod llama;
 mod microsoft;
+mod nvidia;
 mod olmo;
 mod others;
 mod qwen;
@@ -49,6 +50,11 @@ pub(super) struct Row {
     pub(super) gated_heads: bool,
     /// Rotated queries grow with their position.
     pub(super) temperature: bool,
+    /// Layers have one mixer each: recurrent, attention or dense.
+    pub(super) single_mixers: bool,
+    /// Steps in time are this at least, or what a config.json says as `time_step_min`; `None` where
+    /// `time_step_limit` holds them.
+    pub(super) least_step: Option<f32>,
     /// What some layers have instead of attention.
     pub(super) recurrence: Recurrence,
     /// Keys and values are made of latents.
@@ -270,6 +276,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         gpt::ROWS,
         gpt_oss::ROWS,
         microsoft::ROWS,
+        nvidia::ROWS,
         granite::ROWS,
         olmo::ROWS,
         cohere::ROWS,

@@ -42,7 +42,7 @@ pub(super) fn gguf_name(name: &str, own: &[(&str, &str)]) -> Option<String> {
 }
 
 /// What the names of a model's tensors begin with, in one or another generation of checkpoints.
-const MODEL: &[&str] = &["model.", "transformer.", "gpt_neox."];
+const MODEL: &[&str] = &["model.", "transformer.", "gpt_neox.", "backbone."];
 
 /// And those of a layer's.
 const LAYER: &[&str] = &["layers.", "h."];

@@ -47,6 +47,8 @@ pub(in crate::arch) const LLAMA: Row = Row {
     qk_norm: QkNorm::None,
     gated_heads: false,
     temperature: false,
+    single_mixers: false,
+    least_step: None,
     recurrence: Recurrence::None,
     latent: false,
     sinks: false,
