@@ -106,7 +106,6 @@ const MIXTURES: &[&str] = &[
     "deepseek_v2_greedy",
     "deepseek_v2_lite",
     "deepseek_v3",
-    "qwen3_5_moe",
 ];
 
 /// Types of the quantised files that have kernels.
