@@ -220,6 +220,13 @@ pub(crate) struct Norm<S: Stage> {
     pub(crate) eps: f32,
 }
 
+impl<S: Stage> Norm<S> {
+    /// By the root mean square, without a bias.
+    pub(crate) fn rms(weight: Option<S::Vector>, eps: f32) -> Self {
+        Self { centred: false, weight, bias: None, eps }
+    }
+}
+
 /// What a block does to the normalised rows.
 #[derive(Debug)]
 pub(crate) enum Mixer<S: Stage> {

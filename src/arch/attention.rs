@@ -130,8 +130,7 @@ impl Decoder {
     }
 
     fn value_norm(&self) -> Option<Norm<Named>> {
-        let eps = self.config.norm_eps;
-        self.row.v_norm.then_some(Norm { centred: false, weight: None, bias: None, eps })
+        self.row.v_norm.then(|| Norm::rms(None, self.config.norm_eps))
     }
 
     fn keys_are_values(&self, slots: &Slots<'_>, heads: Heads) -> bool {

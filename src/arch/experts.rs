@@ -178,8 +178,7 @@ impl Decoder {
             return Ok(None);
         }
         let weight = slots.tensor("ffn_gate_inp.scale", &[self.config.hidden], 0.0)?;
-        let eps = self.config.norm_eps;
-        Ok(Some(Norm { centred: false, weight: Some(weight), bias: None, eps }))
+        Ok(Some(Norm::rms(Some(weight), self.config.norm_eps)))
     }
 
     /// The expert that all rows go through, if there is one.

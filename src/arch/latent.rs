@@ -2,10 +2,10 @@
 
 use super::decoder::Decoder;
 use super::keys::{self, Keys};
+use super::rope::parameters;
 use super::rows::{Multipliers, Row};
 use crate::config::{Rope, RopeScaling, RopeStyle, limits};
 use crate::error::{Result, config_error};
-use crate::load::Object;
 use crate::spec::{Latent, LatentHeads, Named, Part, RowMap, Slots};
 
 /// The numbers of a model's latent attention.
@@ -89,7 +89,10 @@ impl Numbers {
         let plain = 1.0 / (self.head_dim() as f32).sqrt();
         let RopeScaling::Yarn { factor, .. } = rope.scaling else { return Ok(plain) };
         let all = match keys {
-            Keys::Json(json) => yarn(json)?.map_or(Ok(None), |yarn| yarn.f32("mscale_all_dim"))?,
+            Keys::Json(json) => match parameters(json)? {
+                None => None,
+                Some((name, map)) => json.inner(map, name).f32("mscale_all_dim")?,
+            },
             // The converter writes a tenth of it.
             Keys::Gguf { .. } => keys.f32(keys::YARN_LOG)?.map(|tenth| tenth / 0.1),
         };
@@ -97,16 +100,6 @@ impl Numbers {
         let stretch = if factor <= 1.0 { 1.0 } else { 0.1 * all * libm::logf(factor) + 1.0 };
         Ok(plain * stretch * stretch)
     }
-}
-
-/// The object with yarn's keys.
-fn yarn(json: Object<'_>) -> Result<Option<Object<'_>>> {
-    let (prefix, map) = match (json.object("rope_scaling")?, json.object("rope_parameters")?) {
-        (Some(map), _) => ("rope_scaling.", map),
-        (None, Some(map)) => ("rope_parameters.", map),
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(json.inner(map, prefix)))
 }
 
 /// A folder may say that neighbours do not turn together; in GGUF yarn's factor

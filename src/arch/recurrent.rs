@@ -4,6 +4,7 @@ use super::decoder::Decoder;
 use super::keys::{self, Keys};
 use super::rows::{Recurrence, Row};
 use super::singles::Single;
+use super::windows::all_but_every;
 use crate::config::limits;
 use crate::error::{Result, config_error, unsupported};
 use crate::load::{Array, Object, Value};
@@ -86,18 +87,21 @@ fn taps(keys: Keys, key: keys::Size) -> Result<usize> {
     }
 }
 
+/// The width of a head, where GGUF has that of all.
+fn inner_of_head(keys: Keys, n_heads: usize) -> Result<usize> {
+    let all = keys.need(keys::INNER)?;
+    if !all.is_multiple_of(n_heads) {
+        let problem = format!("is {all}, no multiple of {n_heads} heads");
+        return Err(keys.error(keys::INNER.key(), problem));
+    }
+    Ok(all / n_heads)
+}
+
 fn mamba(keys: Keys, row: &Row) -> Result<MambaNumbers> {
     let n_heads = keys.need(keys::MAMBA_HEADS)?;
     let head_dim = match keys {
         Keys::Json(_) => keys.need(keys::MAMBA_HEAD_DIM)?,
-        Keys::Gguf { .. } => {
-            let inner = keys.need(keys::INNER)?;
-            if !inner.is_multiple_of(n_heads) {
-                let problem = format!("is {inner}, no multiple of {n_heads} heads");
-                return Err(keys.error(keys::INNER.key(), problem));
-            }
-            inner / n_heads
-        }
+        Keys::Gguf { .. } => inner_of_head(keys, n_heads)?,
     };
     let (n_groups, d_state) = (keys.need(keys::MAMBA_GROUPS)?, keys.need(keys::MAMBA_STATE)?);
     if !n_heads.is_multiple_of(n_groups) {
@@ -174,15 +178,7 @@ fn delta_heads(keys: Keys, tiled: bool) -> Result<DeltaHeads> {
     let d_k = keys.need(keys::DELTA_KEY_DIM)?;
     let d_v = match keys {
         Keys::Json(_) => keys.need(keys::DELTA_VALUE_DIM)?,
-        // GGUF has the width of all values.
-        Keys::Gguf { .. } => {
-            let all = keys.need(keys::INNER)?;
-            if !all.is_multiple_of(n_v) {
-                let problem = format!("is {all}, no multiple of {n_v} heads");
-                return Err(keys.error(keys::INNER.key(), problem));
-            }
-            all / n_v
-        }
+        Keys::Gguf { .. } => inner_of_head(keys, n_v)?,
     };
     if !n_v.is_multiple_of(n_k) {
         return Err(config_error(format!("{n_v} value heads do not share {n_k} key heads evenly")));
@@ -242,8 +238,7 @@ pub(super) fn is_recurrent(name: &str) -> bool {
 
 /// All but every so many.
 fn every(keys: Keys, n_layers: usize) -> Result<Vec<bool>> {
-    let interval = keys.size(keys::FULL_INTERVAL)?.unwrap_or(4);
-    Ok((1..=n_layers).map(|layer| !layer.is_multiple_of(interval)).collect())
+    Ok(all_but_every(keys.size(keys::FULL_INTERVAL)?.unwrap_or(4), n_layers))
 }
 
 /// All but those that `full_attn_idxs` lists.
@@ -312,7 +307,6 @@ impl Decoder {
                 let hidden = self.config.hidden;
                 let conv = channels(slots, "ssm_conv1d", 2 * heads.keys() + heads.values(), taps)?;
                 let weight = slots.tensor("ssm_norm.weight", &[heads.d_v], 0.0)?;
-                let eps = self.config.norm_eps;
                 Mixer::DeltaNet(Box::new(DeltaNet {
                     heads,
                     inputs: delta_inputs(slots, heads, hidden)?,
@@ -323,7 +317,7 @@ impl Decoder {
                         bias: slots.tensor("ssm_dt.bias", &[heads.n_v], 0.0)?,
                         limits: [0.0, f32::INFINITY],
                     },
-                    norm: Norm { centred: false, weight: Some(weight), bias: None, eps },
+                    norm: Norm::rms(Some(weight), self.config.norm_eps),
                     output: self.linear(slots, "ssm_out", &[hidden, heads.values()], false)?,
                     kept,
                 }))
@@ -345,9 +339,7 @@ impl Decoder {
             }
         })
     }
-}
 
-impl Decoder {
     fn state_space(
         &self,
         slots: &mut Slots<'_>,
@@ -361,7 +353,6 @@ impl Decoder {
         let groups = [heads.n_groups, heads.inner() / heads.n_groups];
         let shape = if folder { vec![heads.inner()] } else { groups.to_vec() };
         let weight = slots.tensor("ssm_norm.weight", &shape, 0.0)?;
-        let eps = self.config.norm_eps;
         Ok(Mamba {
             heads,
             input: self.linear(slots, "ssm_in", &[heads.inputs(), hidden], bias)?,
@@ -373,7 +364,7 @@ impl Decoder {
                 limits,
             },
             skip: slots.tensor("ssm_d", &[n], 0.0)?,
-            norm: Some(Norm { centred: false, weight: Some(weight), bias: None, eps }),
+            norm: Norm::rms(Some(weight), self.config.norm_eps),
             output: self.linear(slots, "ssm_out", &[hidden, heads.inner()], bias)?,
             kept,
         })

@@ -57,11 +57,7 @@ fn from_json(
     context: usize,
 ) -> Result<Rope> {
     let empty = Map::new();
-    let (part, map) = match (json.object("rope_scaling")?, json.object("rope_parameters")?) {
-        (Some(map), _) => ("rope_scaling.", map),
-        (None, Some(map)) => ("rope_parameters.", map),
-        (None, None) => ("", &empty),
-    };
+    let (part, map) = parameters(json)?.unwrap_or(("", &empty));
     let prefix = format!("{}{part}", json.prefix);
     let all = json.inner(map, &prefix);
     let own = kind.map(|kind| all.object(kind)).transpose()?.flatten();
@@ -79,7 +75,7 @@ fn from_json(
         style: row.json_rope,
         scaling: RopeScaling::None,
     };
-    match (kind_of(scaling)?, scaling.f64("alpha")?) {
+    match (kind_of(scaling)?.1, scaling.f64("alpha")?) {
         ("proportional", _) => {
             let scaling = proportional(scaling, part, head_dim)?;
             Ok(Rope { dim: head_dim, scaling, ..rope })
@@ -102,9 +98,21 @@ fn from_json(
     }
 }
 
-fn kind_of(scaling: Object<'_>) -> Result<&str> {
+/// The object with the keys of a scaling, and its name with a dot.
+pub(super) fn parameters(
+    json: Object<'_>,
+) -> Result<Option<(&'static str, &Map<String, serde_json::Value>)>> {
+    Ok(match (json.object("rope_scaling")?, json.object("rope_parameters")?) {
+        (Some(map), _) => Some(("rope_scaling.", map)),
+        (None, Some(map)) => Some(("rope_parameters.", map)),
+        (None, None) => None,
+    })
+}
+
+/// What scales, after the key that says so.
+fn kind_of(scaling: Object<'_>) -> Result<(&'static str, &str)> {
     let key = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
-    Ok(scaling.str(key)?.unwrap_or("default"))
+    Ok((key, scaling.str(key)?.unwrap_or("default")))
 }
 
 /// LongRoPE (<https://arxiv.org/abs/2402.13753>): divisors for contexts up to that of pre-training,
@@ -178,9 +186,9 @@ fn local_from_json(
 }
 
 fn scaling_json(json: Object, context: usize) -> Result<RopeScaling> {
-    let key = if json.get("rope_type").is_some() { "rope_type" } else { "type" };
+    let (key, kind) = kind_of(json)?;
     let need = |key: &str| json.need(key, json.f32(key)?);
-    Ok(match json.str(key)?.unwrap_or("default") {
+    Ok(match kind {
         "default" => {
             // Some models have one set per kind of layer.
             if let Some((name, _)) = json.map.iter().find(|(_, value)| value.is_object()) {

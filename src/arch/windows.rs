@@ -109,7 +109,7 @@ pub(super) fn roped(keys: Keys, row: &Row, config: &Config) -> Result<Vec<bool>>
     match row.roped {
         Roped::All => all(true),
         Roped::None => all(false),
-        Roped::AllButEvery(every) => all_but_every(keys, every, *n_layers),
+        Roped::AllButEvery(every) => listed(keys, every, *n_layers),
         Roped::Windowed if windows.iter().all(Option::is_none) => all(true),
         Roped::Windowed => Ok(windows.iter().map(Option::is_some).collect()),
         Roped::AsTheFileSays { default } => match keys {
@@ -121,22 +121,22 @@ pub(super) fn roped(keys: Keys, row: &Row, config: &Config) -> Result<Vec<bool>>
     }
 }
 
+/// Whether each layer is none of those that come every so many.
+pub(super) fn all_but_every(every: usize, n_layers: usize) -> Vec<bool> {
+    (1..=n_layers).map(|layer| !layer.is_multiple_of(every)).collect()
+}
+
 /// A list of the layers that rotate, or all but every so many.
-fn all_but_every(keys: Keys, every: usize, n_layers: usize) -> Result<Vec<bool>> {
+fn listed(keys: Keys, every: usize, n_layers: usize) -> Result<Vec<bool>> {
     const LIST: &str = "no_rope_layers";
     const EVERY: &str = "no_rope_layer_interval";
-    let every = match keys {
-        Keys::Json(json) => json.usize(EVERY)?.unwrap_or(every),
-        Keys::Gguf { .. } => every,
-    };
-    let Keys::Json(json) = keys else {
-        return Ok((1..=n_layers).map(|layer| !layer.is_multiple_of(every)).collect());
-    };
+    let Keys::Json(json) = keys else { return Ok(all_but_every(every, n_layers)) };
+    let every = json.usize(EVERY)?.unwrap_or(every);
     let Some(list) = json.get(LIST) else {
-        if every == 0 {
-            return Err(json.error(EVERY, "is 0"));
-        }
-        return Ok((1..=n_layers).map(|layer| !layer.is_multiple_of(every)).collect());
+        return match every {
+            0 => Err(json.error(EVERY, "is 0")),
+            _ => Ok(all_but_every(every, n_layers)),
+        };
     };
     // 1 stands for a layer that rotates, whatever the name of the key.
     let rotates = |value: &serde_json::Value| value.as_u64().map(|x| x != 0);

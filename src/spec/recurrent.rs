@@ -134,8 +134,8 @@ pub(crate) struct Mamba<S: Stage> {
     pub(crate) decay: Decay<S>,
     /// `[n_heads]`: how much of an input goes by the state.
     pub(crate) skip: S::Vector,
-    /// Over each group of heads: norm(x * silu(gate)). Without one, x * silu(gate).
-    pub(crate) norm: Option<Norm<S>>,
+    /// Over each group of heads: norm(x * silu(gate)).
+    pub(crate) norm: Norm<S>,
     /// `[hidden, n_heads * head_dim]`
     pub(crate) output: Linear<S>,
     /// Which of the state's recurrences.

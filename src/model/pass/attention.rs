@@ -84,16 +84,12 @@ impl Walk<'_> {
     ) -> Result<(), Poisoned> {
         let heads = mixer.heads;
         let widths = Widths::new(mixer);
-        let rotations = &self.graph.rotations;
         let step = Step {
             walk: self,
             mixer,
             heads,
             widths,
-            rotation: mixer.rope.map(|index| {
-                let before = rotations[..index].iter().map(|rotation| 2 * rotation.pairs());
-                (&rotations[index], before.sum())
-            }),
+            rotation: mixer.rope.map(|index| self.rotation(index)),
             kept: mixer.kept,
             qkv: self.b.floats(widths.qkv, Rows::Pass),
             attended: self.b.floats(heads.q(), Rows::Pass),
@@ -443,10 +439,8 @@ impl Step<'_, '_> {
     }
 
     fn rotate(&self, w: &Worker<'_>, heads: &mut [f32], row: usize) {
-        let Some((rotation, first)) = self.rotation else { return };
-        let pairs = rotation.pairs();
-        let angles = &self.walk.b.angles.row(w, row)[first..][..2 * pairs];
-        let (cos, sin) = angles.split_at(pairs);
-        self.walk.graph.kernels.rope(rotation.style, heads, self.heads.head_dim, cos, sin);
+        if let Some(rotation) = self.rotation {
+            self.walk.rotate(w, rotation, heads, self.heads.head_dim, row);
+        }
     }
 }

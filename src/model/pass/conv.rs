@@ -1,60 +1,17 @@
-//! Causal convolutions of channels by themselves: those of recurrent mixers, and the mixer that is
-//! little else.
-
-use std::ops::Range;
+//! The mixer that is little else than a convolution.
 
 use super::Walk;
 use super::needs::{Rows, side_by_side};
 use super::product::At;
-use super::scratch::{Lane, Place};
-use crate::config::limits::TAPS;
+use super::recurrent::Channels;
+use super::scratch::Lane;
 use crate::model::weights::Loaded;
-use crate::spec::{Convolution, ShortConv};
-use crate::threads::{Block, Poisoned, Worker};
+use crate::spec::ShortConv;
+use crate::threads::{Poisoned, Worker};
 
 const CHANNELS: usize = ShortConv::<Loaded>::CHANNELS;
 
-/// Some channels of a run: what the state has of their inputs, and what it will have.
-pub(super) struct Tail<'t> {
-    /// `[taps - 1, channels]`, oldest first.
-    pub(super) before: &'t [f32],
-    pub(super) after: &'t mut [f32],
-}
-
 impl Walk<'_> {
-    /// Convolves `channels` of all rows of a run into as many columns of `out`; `input` writes those
-    /// of a row. Then SiLU, where `silu` says so.
-    pub(super) fn convolve(
-        &self,
-        window: &mut [f32],
-        (conv, channels, silu): (&Convolution<Loaded>, Range<usize>, bool),
-        place: &Place,
-        tail: Tail<'_>,
-        mut input: impl FnMut(usize, &mut [f32]),
-        out: &mut Block<'_, f32>,
-    ) {
-        let (taps, width) = (conv.taps, channels.len());
-        let weight = |tap: usize| &conv.weights[tap * conv.channels..][channels.clone()];
-        let weights: [&[f32]; TAPS] =
-            std::array::from_fn(|tap| if tap < taps { weight(tap) } else { &[] });
-        let bias = conv.bias.as_ref().map(|bias| &bias[channels.clone()]);
-        // Input i of the run, those of the tail first, is in slot i modulo the number of taps.
-        window[..(taps - 1) * width].copy_from_slice(&tail.before[..(taps - 1) * width]);
-        for row in 0..place.rows {
-            let newest = row + taps - 1;
-            input(place.first + row, &mut window[newest % taps * width..][..width]);
-            let seen: [&[f32]; TAPS] = std::array::from_fn(|tap| match tap < taps {
-                true => &window[(row + tap) % taps * width..][..width],
-                false => &[],
-            });
-            let out = &mut out.row(place.first + row)[..width];
-            self.graph.kernels.short_conv(&seen[..taps], &weights[..taps], bias, silu, out);
-        }
-        for (i, kept) in tail.after.chunks_exact_mut(width).take(taps - 1).enumerate() {
-            kept.copy_from_slice(&window[(place.rows + i) % taps * width..][..width]);
-        }
-    }
-
     /// x += output(c * conv(b * x))
     pub(super) fn short_conv(
         &self,
@@ -78,20 +35,21 @@ impl Walk<'_> {
             let part = |row: usize, which: usize| {
                 &inputs.0[row * inputs.1 + which * hidden + first..][..channels.len()]
             };
-            for (run, place) in self.places.iter().enumerate() {
-                let before = self.b.before.read(w, tails, run);
-                let before = &before[claim.start * tail..][..tail];
-                let tail = Tail { before, after: after.row(run) };
-                let input = |row: usize, to: &mut [f32]| {
-                    to.copy_from_slice(part(row, 0));
-                    self.graph.kernels.multiply(to, part(row, 2));
-                };
-                let what = (&mixer.conv, channels.clone(), false);
-                self.convolve(&mut lane.window, what, place, tail, input, &mut out);
-                for row in place.first..place.first + place.rows {
-                    let out = &mut out.row(row)[..channels.len()];
-                    self.graph.kernels.multiply(out, part(row, 1));
-                }
+            let input = |row: usize, to: &mut [f32]| {
+                to.copy_from_slice(part(row, 0));
+                self.graph.kernels.multiply(to, part(row, 2));
+            };
+            let what = Channels {
+                conv: &mixer.conv,
+                channels: channels.clone(),
+                silu: false,
+                part: tails,
+                task: claim.start,
+            };
+            self.convolve(w, &mut lane.window, &what, input, (&mut out, &mut after));
+            for row in 0..self.rows {
+                let out = &mut out.row(row)[..channels.len()];
+                self.graph.kernels.multiply(out, part(row, 1));
             }
         });
         w.barrier()?;

@@ -4,9 +4,9 @@
 use goldcrest_kernels::{Delta, GateOrder, Nonlinearity, PANEL_ROWS, TokenRows};
 
 use super::Walk;
-use super::conv::Tail;
 use super::needs::{Rows, side_by_side};
 use super::product::At;
+use super::recurrent::{Channels, Matrices};
 use super::scratch::{Lane, Place};
 use crate::model::weights::Loaded;
 use crate::spec::{DeltaHeads, DeltaNet};
@@ -100,17 +100,18 @@ impl Step<'_, '_> {
         let width = if which == 2 { d_v } else { d_k };
         let channel = which * self.heads.keys() + index * width;
         let column = self.columns[which] + index * width;
-        let tail = self.mixer.conv.tail(self.heads.slot());
         let (inputs, stride) = (self.inputs.read(w), self.inputs.stride());
-        for (run, place) in walk.places.iter().enumerate() {
-            let before = walk.b.before.read(w, 2 * self.mixer.kept, run);
-            let tail = Tail { before: &before[head * tail..][..tail], after: after.row(run) };
-            let input = |row: usize, to: &mut [f32]| {
-                to.copy_from_slice(&inputs[row * stride + column..][..width]);
-            };
-            let what = (&self.mixer.conv, channel..channel + width, true);
-            walk.convolve(&mut lane.window, what, place, tail, input, out);
-        }
+        let input = |row: usize, to: &mut [f32]| {
+            to.copy_from_slice(&inputs[row * stride + column..][..width]);
+        };
+        let what = Channels {
+            conv: &self.mixer.conv,
+            channels: channel..channel + width,
+            silu: true,
+            part: 2 * self.mixer.kept,
+            task: head,
+        };
+        walk.convolve(w, &mut lane.window, &what, input, (out, after));
         // Queries and keys have length 1; the scores' scale is on the queries.
         let factor = if which == 0 { 1.0 / (d_k as f32).sqrt() } else { 1.0 };
         for row in (0..walk.rows).filter(|_| which < 2) {
@@ -132,26 +133,16 @@ impl Step<'_, '_> {
         }
     }
 
-    /// A task is a value head: its state goes past the rows of every run.
+    /// A task is a value head.
     fn advance(&self, w: &mut Worker<'_>) -> Result<(), Poisoned> {
-        let (heads, matrices) = (self.heads, 2 * self.mixer.kept + 1);
-        let grids = (
-            self.read.grid(w, self.walk.rows, heads.d_v),
-            self.walk.b.after.columns(w, matrices, heads.state()),
-        );
-        w.each(heads.n_v, 1, grids, |claim, (mut out, mut after)| {
-            let head = claim.start;
-            for (run, place) in self.walk.places.iter().enumerate() {
-                let before = self.walk.b.before.read(w, matrices, run);
-                let state = after.row(run);
-                state.copy_from_slice(&before[head * heads.state()..][..heads.state()]);
-                let mut out = out.some_rows(place.first, place.rows);
-                let delta = self.delta(w, place, head);
-                self.walk.graph.kernels.delta_rule(&delta, state, out.head_rows());
-                self.gated_norm(w, place, head, &mut out);
-            }
-        });
-        w.barrier()
+        let (heads, part) = (self.heads, 2 * self.mixer.kept + 1);
+        let matrices = Matrices { part, heads: heads.n_v, numbers: heads.state() };
+        let to = (self.read, heads.d_v);
+        self.walk.each_state(w, matrices, to, |w, head, place, state, out| {
+            let delta = self.delta(w, place, head);
+            self.walk.graph.kernels.delta_rule(&delta, state, out.head_rows());
+            self.gated_norm(w, place, head, out);
+        })
     }
 
     /// What the rows of a run bring to a head.

@@ -7,7 +7,7 @@ use super::needs::{Kinds, Rows};
 use super::product::{At, Input};
 use super::scratch::Lane;
 use crate::model::weights::{Loaded, Matrix};
-use crate::spec::{Dense, Linear, Up};
+use crate::spec::{Dense, Up};
 use crate::threads::{Poisoned, Worker};
 
 impl Walk<'_> {
@@ -56,12 +56,8 @@ impl Walk<'_> {
                     }
                     lane.tile = tile;
                 }
-                Up::Plain(Linear { matrix, bias }) => {
-                    let first = claim.start * PANEL_ROWS;
-                    self.product(w, lane, &input, matrix, claim, |row, product| {
-                        if let Some(bias) = bias {
-                            kernels.add(product, &bias[first..][..product.len()]);
-                        }
+                Up::Plain(linear) => {
+                    self.linear(w, lane, &input, linear, claim, |row, product| {
                         kernels.activate(mixer.act, product);
                         out.row(row)[..product.len()].copy_from_slice(product);
                     });

@@ -13,7 +13,7 @@ use super::product::At;
 use super::product::form_grids;
 use super::scratch::Lane;
 use crate::model::weights::{Expert, Loaded, Matrix};
-use crate::spec::{Experts, Gating, Linear};
+use crate::spec::{Experts, Gating};
 use crate::threads::{Poisoned, Shared, Worker};
 use routes::Active;
 pub(super) use routes::{Choice, Routes};
@@ -50,7 +50,7 @@ impl Walk<'_> {
         mixer: &Experts<Loaded>,
     ) -> Result<(), Poisoned> {
         let input = self.hidden(mixer.router_norm.as_ref().or(at.pre()));
-        let Linear { matrix: router, bias } = &mixer.router;
+        let router = &mixer.router.matrix;
         let others = match self.rows {
             // Whichever experts are chosen, they read this one row.
             1 => self.graph.needs.kinds(input.k, Rows::Routed),
@@ -60,11 +60,7 @@ impl Walk<'_> {
         self.prepare(w, lane, &input, kinds)?;
         let grid = self.b.scores.grid(w, self.rows, PANEL_ROWS);
         w.each(router.panels(), self.grain(), grid, |claim, mut out| {
-            let first = claim.start * PANEL_ROWS;
-            self.product(w, lane, &input, router, claim, |row, product| {
-                if let Some(bias) = bias {
-                    self.graph.kernels.add(product, &bias[first..][..product.len()]);
-                }
+            self.linear(w, lane, &input, &mixer.router, claim, |row, product| {
                 if mixer.router_scale != 1.0 {
                     self.graph.kernels.scale(product, mixer.router_scale);
                 }

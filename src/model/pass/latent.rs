@@ -63,9 +63,8 @@ struct Step<'s, 'a> {
     walk: &'s Walk<'a>,
     mixer: &'s Latent<Loaded>,
     heads: LatentHeads,
-    rotation: &'s Rotation,
-    /// Where its angles begin in a row of them.
-    angles: usize,
+    /// With where its angles begin in a row of them.
+    rotation: (&'s Rotation, usize),
     widths: Widths,
     /// `[rows, first]`
     first: &'s Shared<'a, f32>,
@@ -93,13 +92,11 @@ impl Walk<'_> {
             queries = self.b.floats(width, Rows::Pass);
             self.side_by_side(w, lane, &input, std::iter::once(linear), queries)?;
         }
-        let rotations = &self.graph.rotations;
         let step = Step {
             walk: self,
             mixer,
             heads: mixer.heads,
-            rotation: &rotations[mixer.rope],
-            angles: rotations[..mixer.rope].iter().map(|rotation| 2 * rotation.pairs()).sum(),
+            rotation: self.rotation(mixer.rope),
             widths,
             first,
             queries,
@@ -252,9 +249,6 @@ impl Step<'_, '_> {
 
     /// Rotates the turning part of a key or a query to its row's position.
     fn turn(&self, w: &Worker<'_>, x: &mut [f32], row: usize) {
-        let pairs = self.rotation.pairs();
-        let angles = &self.walk.b.angles.row(w, row)[self.angles..][..2 * pairs];
-        let (cos, sin) = angles.split_at(pairs);
-        self.walk.graph.kernels.rope(self.rotation.style, x, self.heads.rope, cos, sin);
+        self.walk.rotate(w, self.rotation, x, self.heads.rope, row);
     }
 }

@@ -1,15 +1,15 @@
 //! The state space of Mamba-2: products; convolutions and steps in time; every head's state past all
 //! rows of each run; gates and norms; and the projection of what was read.
 
-use goldcrest_kernels::{GateOrder, Nonlinearity, Scan, TokenRows};
+use goldcrest_kernels::{GateOrder, Scan, TokenRows};
 
 use super::Walk;
-use super::conv::Tail;
 use super::needs::{Rows, side_by_side};
 use super::product::At;
+use super::recurrent::{Channels, Matrices};
 use super::scratch::{Lane, Place};
 use crate::model::weights::Loaded;
-use crate::spec::{Mamba, MambaHeads, Norm};
+use crate::spec::{Mamba, MambaHeads};
 use crate::threads::{Block, Poisoned, Shared, Worker};
 
 /// Numbers of a row after the convolution: a slot for every head's inputs, every group's B and every
@@ -52,10 +52,8 @@ impl Walk<'_> {
         let input = self.hidden(at.pre());
         self.side_by_side(w, lane, &input, std::iter::once(&mixer.input), step.inputs)?;
         step.convolve(w, lane)?;
-        step.advance(w, lane)?;
-        if let Some(norm) = &mixer.norm {
-            step.normalise(w, norm)?;
-        }
+        step.advance(w)?;
+        step.normalise(w)?;
         self.residual(w, lane, at, &self.made(step.read, heads.inner()), &mixer.output)
     }
 }
@@ -80,15 +78,12 @@ impl Step<'_, '_> {
                 }
             };
             let column = heads.inner() + channels.start;
-            for (run, place) in walk.places.iter().enumerate() {
-                let before = walk.b.before.read(w, tails, run);
-                let tail = Tail { before: &before[slot * tail..][..tail], after: after.row(run) };
-                let input = |row: usize, to: &mut [f32]| {
-                    to.copy_from_slice(&inputs[row * stride + column..][..to.len()]);
-                };
-                let what = (&self.mixer.conv, channels.clone(), true);
-                walk.convolve(&mut lane.window, what, place, tail, input, &mut out);
-            }
+            let input = |row: usize, to: &mut [f32]| {
+                to.copy_from_slice(&inputs[row * stride + column..][..to.len()]);
+            };
+            let conv = &self.mixer.conv;
+            let what = Channels { conv, channels, silu: true, part: tails, task: slot };
+            walk.convolve(w, &mut lane.window, &what, input, (&mut out, &mut after));
         });
         w.barrier()
     }
@@ -104,28 +99,14 @@ impl Step<'_, '_> {
         }
     }
 
-    /// A task is a head: its state goes past the rows of every run.
-    fn advance(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
-        let (heads, matrices) = (self.heads, 2 * self.mixer.kept + 1);
-        let grids = (
-            self.read.grid(w, self.walk.rows, heads.head_dim),
-            self.walk.b.after.columns(w, matrices, heads.state()),
-        );
-        w.each(heads.n_heads, 1, grids, |claim, (mut out, mut after)| {
-            let head = claim.start;
-            for (run, place) in self.walk.places.iter().enumerate() {
-                let before = self.walk.b.before.read(w, matrices, run);
-                let state = after.row(run);
-                state.copy_from_slice(&before[head * heads.state()..][..heads.state()]);
-                let mut out = out.some_rows(place.first, place.rows);
-                let scan = self.scan(w, place, head);
-                self.walk.graph.kernels.scan(&scan, state, out.head_rows());
-                if self.mixer.norm.is_none() {
-                    self.gate(w, lane, place, head, &mut out);
-                }
-            }
-        });
-        w.barrier()
+    fn advance(&self, w: &mut Worker<'_>) -> Result<(), Poisoned> {
+        let (heads, part) = (self.heads, 2 * self.mixer.kept + 1);
+        let matrices = Matrices { part, heads: heads.n_heads, numbers: heads.state() };
+        let to = (self.read, heads.head_dim);
+        self.walk.each_state(w, matrices, to, |w, head, place, state, out| {
+            let scan = self.scan(w, place, head);
+            self.walk.graph.kernels.scan(&scan, state, out.head_rows());
+        })
     }
 
     /// What the rows of a run bring to a head.
@@ -148,26 +129,9 @@ impl Step<'_, '_> {
         }
     }
 
-    /// x * silu(gate)
-    fn gate(
-        &self,
-        w: &Worker<'_>,
-        lane: &mut Lane,
-        place: &Place,
-        head: usize,
-        out: &mut Block<'_, f32>,
-    ) {
-        let (width, kernels) = (self.heads.head_dim, self.walk.graph.kernels);
-        for row in 0..place.rows {
-            let gate = &mut lane.key[..width];
-            let gates = self.inputs.row(w, place.first + row);
-            gate.copy_from_slice(&gates[head * width..][..width]);
-            kernels.activate(Nonlinearity::Silu, gate);
-            kernels.multiply(out.row(row), gate);
-        }
-    }
-
-    fn normalise(&self, w: &mut Worker<'_>, norm: &Norm<Loaded>) -> Result<(), Poisoned> {
+    /// norm(x * silu(gate)) of every group
+    fn normalise(&self, w: &mut Worker<'_>) -> Result<(), Poisoned> {
+        let norm = &self.mixer.norm;
         let inner = self.heads.inner();
         let width = inner / self.heads.n_groups;
         let weight = norm.weight.as_deref().expect("a gated norm has weights");

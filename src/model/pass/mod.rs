@@ -17,6 +17,7 @@ mod layer_input;
 mod mamba;
 mod needs;
 mod product;
+mod recurrent;
 mod rope;
 mod scratch;
 
@@ -211,6 +212,26 @@ impl Walk<'_> {
             }
         }
         self.head(w, lane)
+    }
+
+    /// A rotation, and where its angles begin in a row of them.
+    fn rotation(&self, index: usize) -> (&Rotation, usize) {
+        let (before, rest) = self.graph.rotations.split_at(index);
+        (&rest[0], before.iter().map(|rotation| 2 * rotation.pairs()).sum())
+    }
+
+    /// Rotates each `width` numbers of `x` to the position of row `row`.
+    fn rotate(
+        &self,
+        w: &Worker<'_>,
+        (rotation, first): (&Rotation, usize),
+        x: &mut [f32],
+        width: usize,
+        row: usize,
+    ) {
+        let pairs = rotation.pairs();
+        let (cos, sin) = self.b.angles.row(w, row)[first..][..2 * pairs].split_at(pairs);
+        self.graph.kernels.rope(rotation.style, x, width, cos, sin);
     }
 
     /// Rows of the embedding. A single one is there before the workers start.

@@ -225,7 +225,6 @@ impl Needs {
         self.float(heads.inner(), Rows::Pass);
         self.form(heads.inner(), Rows::Pass, [mixer.output.matrix.format]);
         self.window = self.window.max(mixer.conv.taps * heads.slot());
-        self.key = self.key.max(heads.head_dim);
     }
 
     fn short_conv(&mut self, hidden: usize, mixer: &crate::spec::ShortConv<Loaded>) {

@@ -248,6 +248,25 @@ impl<'a> Walk<'a> {
         lane.tile = tile;
     }
 
+    /// The same with the bias, where there is one.
+    pub(super) fn linear(
+        &self,
+        w: &Worker<'_>,
+        lane: &mut Lane,
+        input: &Input<'_, '_>,
+        Linear { matrix, bias }: &Linear<Loaded>,
+        panels: Range<usize>,
+        mut take: impl FnMut(usize, &mut [f32]),
+    ) {
+        let first = panels.start * PANEL_ROWS;
+        self.product(w, lane, input, matrix, panels, |row, product| {
+            if let Some(bias) = bias {
+                self.graph.kernels.add(product, &bias[first..][..product.len()]);
+            }
+            take(row, product);
+        });
+    }
+
     /// The products of the input with several matrices, each from a whole panel of `to` on, with their
     /// biases.
     pub(super) fn side_by_side<'m>(
@@ -323,24 +342,19 @@ impl<'a> Walk<'a> {
         lane: &mut Lane,
         at: At<'_>,
         input: &Input<'_, '_>,
-        Linear { matrix, bias }: &Linear<Loaded>,
+        linear: &Linear<Loaded>,
     ) -> Result<(), Poisoned> {
+        let matrix = &linear.matrix;
         let input = &Input { turned: matrix.turned, ..*input };
         self.prepare(w, lane, input, matrix.kind().into())?;
         let kernels = self.graph.kernels;
         let (to, adds) = self.target(at);
         let grid = to.grid(w, self.rows, PANEL_ROWS);
         w.each(matrix.panels(), self.grain(), grid, |claim, mut out| {
-            let first = claim.start * PANEL_ROWS;
-            self.product(w, lane, input, matrix, claim, |row, product| {
-                if let Some(bias) = bias {
-                    kernels.add(product, &bias[first..][..product.len()]);
-                }
-                match (adds, at.factor()) {
-                    (false, _) => out.row(row).copy_from_slice(product),
-                    (true, 1.0) => kernels.add(out.row(row), product),
-                    (true, factor) => kernels.add_scaled(out.row(row), product, factor),
-                }
+            self.linear(w, lane, input, linear, claim, |row, product| match (adds, at.factor()) {
+                (false, _) => out.row(row).copy_from_slice(product),
+                (true, 1.0) => kernels.add(out.row(row), product),
+                (true, factor) => kernels.add_scaled(out.row(row), product, factor),
             });
         });
         self.end_branch(w, lane, at)

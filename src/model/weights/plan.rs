@@ -328,7 +328,7 @@ impl<'a> Plan<'a> {
         let gate_up = [self.one_of(gate, index)?, self.one_of(up, index)?];
         let gate_up = self.interleaved(gate_up)?;
         let down = self.one_of(down, index)?;
-        Ok(Expert { gate_up, down: self.push(vec![down])?.remove(0) })
+        Ok(Expert { gate_up, down: self.alone(down)? })
     }
 
     fn latent(&mut self, mixer: &Latent<Named>) -> Result<Latent<Loaded>> {
@@ -353,20 +353,20 @@ impl<'a> Plan<'a> {
     fn of_heads(&mut self, slot: &Slot) -> Result<Vec<Matrix>> {
         let matrix = |head| {
             let source = self.one_of(slot, head)?;
-            Ok(self.push(vec![source])?.remove(0))
+            self.alone(source)
         };
         (0..slot.shape[0]).map(matrix).collect()
     }
 
     fn matrix(&mut self, slot: &Slot) -> Result<Matrix> {
         let source = self.whole(slot)?;
-        Ok(self.push(vec![source])?.remove(0))
+        self.alone(source)
     }
 
     /// A matrix that is not quantised: a router is small, and a wrong choice is no small error.
     fn as_it_is(&mut self, slot: &Slot) -> Result<Matrix> {
         let source = self.slot(slot, None)?;
-        Ok(self.push(vec![source])?.remove(0))
+        self.alone(source)
     }
 
     /// The matrix of the logits. Where few bits are asked for it gets more: its errors go straight
@@ -379,8 +379,12 @@ impl<'a> Plan<'a> {
             _ => Format::Q8_0,
         });
         let source = self.slot(&head.matrix, quantize)?;
-        let matrix = self.push(vec![source])?.remove(0);
+        let matrix = self.alone(source)?;
         Ok(Linear { matrix, bias: self.optional_vector(head.bias.as_ref())? })
+    }
+
+    fn alone(&mut self, source: Source<'a>) -> Result<Matrix> {
+        Ok(self.push(vec![source])?.remove(0))
     }
 
     fn interleaved(&mut self, [a, b]: [Source<'a>; 2]) -> Result<[Matrix; 2]> {

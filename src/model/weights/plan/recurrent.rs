@@ -41,7 +41,7 @@ impl Plan<'_> {
             conv: self.convolution(&mixer.conv)?,
             decay: self.decay(&mixer.decay)?,
             skip: self.vector(&mixer.skip)?,
-            norm: self.optional_norm(mixer.norm.as_ref())?,
+            norm: self.norm(&mixer.norm)?,
             output: self.linear(&mixer.output)?,
             kept: mixer.kept,
         })
