@@ -4,11 +4,11 @@ use half::f16;
 
 use super::Quantize;
 use super::quantize::{NOTHING, extreme};
-use crate::matmul::simple::{Codebook, Looked, Simple};
+use crate::matmul::simple::{Codebook, Looked, Signed, Simple};
 
 /// The format.
 #[allow(non_camel_case_types, reason = "formats keep the GGUF spelling")]
-pub(crate) type IQ4_NL = Simple<Looked<Codes>>;
+pub(crate) type IQ4_NL = Simple<Signed<Looked<Codes>>>;
 
 /// Its codes.
 pub(crate) struct Codes;

@@ -2,10 +2,13 @@
 //! and one of mantissa (<https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf>).
 
 use super::Quantize;
-use crate::matmul::simple::{Exponent, Nibbles, Scale, Simple, Unsigned};
+use crate::matmul::simple::{Exponent, Nibbles, Scale, Simple, Unsigned, biased};
 
 /// The format.
 pub(crate) type MXFP4 = Simple<Unsigned<Codes>, Exponent>;
+
+/// Twice what the codes of E2M1 stand for.
+pub(super) const TWICE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Its codes.
 pub(crate) struct Codes;
@@ -15,9 +18,7 @@ impl Nibbles for Codes {
     const OFFSET: i32 = 16;
     const MIN: bool = false;
     const QUANTIZE: Option<Quantize> = Some(quantize);
-    /// Twice 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their opposites, above 16.
-    const TABLE: Option<[u8; 16]> =
-        Some([16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4]);
+    const TABLE: Option<[u8; 16]> = Some(biased(TWICE, Self::OFFSET));
 }
 
 /// The exponent of the greatest magnitude becomes that of 4, as the specification has it; what is above 6

@@ -1,13 +1,10 @@
 //! NVFP4: `scale * value`, a float of four bits (E2M1) with a scale of eight (E4M3) per 16.
 
+use super::mxfp4::TWICE;
 use crate::matmul::decoded::{Decode, Decoded};
 
 /// The format.
 pub(crate) type NVFP4 = Decoded<Blocks>;
-
-/// The values of E2M1.
-const VALUES: [f32; 16] =
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// An E4M3 without its sign; ggml takes the NaN of a positive one for zero.
 fn e4m3(byte: u8) -> f32 {
@@ -31,10 +28,11 @@ impl Decode for Blocks {
         let parts = codes.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<16>().0);
         for (&scale, (codes, out)) in scales.iter().zip(parts) {
             let scale = e4m3(scale);
+            let value = |code: u8| scale * (f32::from(TWICE[usize::from(code)]) * 0.5);
             let (low, high) = out.split_at_mut(8);
             for (code, (low, high)) in codes.iter().zip(low.iter_mut().zip(high)) {
-                *low = scale * VALUES[usize::from(code & 15)];
-                *high = scale * VALUES[usize::from(code >> 4)];
+                *low = value(code & 15);
+                *high = value(code >> 4);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Q5_K: `d * scale * code - dmin * minimum`, a nibble and a fifth bit a code.
 
 use super::{Quantize, quantize::Search};
-use crate::matmul::affine::{Affine, Blocks256, put_six_bits, six_bits};
-use crate::matmul::planes::{Plane, put_codes};
+use crate::matmul::affine::{Affine, Blocks256, six_bits};
+use crate::matmul::planes::Plane;
 use crate::simd::{LANES, Simd};
 
 /// The format.
@@ -54,10 +54,5 @@ const SEARCH: Search = Search {
 };
 
 fn quantize(x: &[f32], b: &mut [u8]) {
-    b.fill(0);
-    let block = SEARCH.block(x);
-    put_codes(Codes::PLANES, b, &block.codes);
-    put_six_bits(b, &block.scales, &block.minima);
-    b[..2].copy_from_slice(&block.d.to_le_bytes());
-    b[2..4].copy_from_slice(&block.dmin.to_le_bytes());
+    SEARCH.write_six_bits(Codes::PLANES, x, b);
 }

@@ -3,25 +3,21 @@
 use half::f16;
 
 use super::Quantize;
-use crate::matmul::simple::{Blocks, Simple, signed_start};
+use crate::matmul::simple::{Signed, SignedCodes, Simple};
 use crate::panel::VECTOR;
 use crate::simd::Simd;
 
 /// The format.
 #[allow(non_camel_case_types, reason = "formats keep the GGUF spelling")]
-pub(crate) type Q8_0 = Simple<Codes>;
+pub(crate) type Q8_0 = Simple<Signed<Codes>>;
 
 /// Its codes.
 pub(crate) struct Codes;
 
-// SAFETY: group j is vector j of eight; `start` is in the record.
-unsafe impl Blocks for Codes {
+// SAFETY: group j is vector j of eight.
+unsafe impl SignedCodes for Codes {
     const BITS: u32 = 8;
-    const MIN: bool = false;
-    const FLUSH: bool = false;
     const QUANTIZE: Option<Quantize> = Some(quantize);
-    type Codes<S: Simd> = S::S8;
-    type Dots<S: Simd> = S::I;
 
     fn value(code: u8) -> i32 {
         i32::from(code as i8)
@@ -30,22 +26,6 @@ unsafe impl Blocks for Codes {
     #[inline(always)]
     unsafe fn codes<S: Simd>(s: S, block: *const u8, j: usize) -> S::S8 {
         s.prep_s(s.b_load(block.add(j * VECTOR)))
-    }
-    #[inline(always)]
-    unsafe fn start<S: Simd>(s: S, x: *const u8, b: usize) -> S::I {
-        signed_start(s, x, b)
-    }
-    #[inline(always)]
-    unsafe fn dot<S: Simd>(s: S, dots: S::I, w: S::S8, x: S::X) -> S::I {
-        s.dot_s(dots, w, x)
-    }
-    #[inline(always)]
-    unsafe fn flush<S: Simd>(_s: S, dots: S::I) -> S::I {
-        dots
-    }
-    #[inline(always)]
-    unsafe fn finish<S: Simd>(_s: S, dots: S::I, _x: *const u8, _b: usize) -> S::I {
-        dots
     }
 }
 

@@ -3,6 +3,9 @@
 
 use half::f16;
 
+use crate::matmul::affine::put_six_bits;
+use crate::matmul::planes::{Plane, put_codes};
+
 /// Below this a group is zero.
 pub(super) const NOTHING: f32 = 1e-15;
 
@@ -184,6 +187,16 @@ impl Search {
             }
         }
         Affine { d, dmin, scales, minima, codes }
+    }
+
+    /// A block whose scales and minima have six bits, which begins with their scales.
+    pub(super) fn write_six_bits(&self, planes: &[Plane], x: &[f32], b: &mut [u8]) {
+        b.fill(0);
+        let block = self.block(x);
+        put_codes(planes, b, &block.codes);
+        put_six_bits(b, &block.scales, &block.minima);
+        b[..2].copy_from_slice(&block.d.to_le_bytes());
+        b[2..4].copy_from_slice(&block.dmin.to_le_bytes());
     }
 
     fn code(&self, v: f32) -> u8 {

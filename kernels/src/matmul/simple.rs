@@ -402,18 +402,26 @@ pub(crate) unsafe fn start_at(field: Option<usize>, x: *const u8, b: usize) -> *
     }
 }
 
-/// Nibbles that stand for numbers of 8 bits.
-pub(crate) trait Codebook {
-    const VALUES: [i8; 16];
-    const QUANTIZE: Option<Quantize> = None;
+/// Codes of a format that stand for numbers of 8 bits, signs included.
+///
+/// # Safety
+/// As [`Blocks`].
+pub(crate) unsafe trait SignedCodes {
+    const BITS: u32;
+    const QUANTIZE: Option<Quantize>;
+
+    /// What a code stands for, in scales.
+    fn value(code: u8) -> i32;
+    /// Group `j` of a packed block.
+    unsafe fn codes<S: Simd>(s: S, block: *const u8, j: usize) -> S::S8;
 }
 
 /// How such codes are multiplied.
-pub(crate) struct Looked<T>(PhantomData<T>);
+pub(crate) struct Signed<T>(PhantomData<T>);
 
-// SAFETY: group j is half of vector j mod 4; `start` is in the record.
-unsafe impl<T: Codebook> Blocks for Looked<T> {
-    const BITS: u32 = 4;
+// SAFETY: the codes are; `start` is in the record.
+unsafe impl<T: SignedCodes> Blocks for Signed<T> {
+    const BITS: u32 = T::BITS;
     const MIN: bool = false;
     const FLUSH: bool = false;
     const QUANTIZE: Option<Quantize> = T::QUANTIZE;
@@ -421,16 +429,17 @@ unsafe impl<T: Codebook> Blocks for Looked<T> {
     type Dots<S: Simd> = S::I;
 
     fn value(code: u8) -> i32 {
-        T::VALUES[usize::from(code)].into()
+        T::value(code)
     }
 
     #[inline(always)]
     unsafe fn codes<S: Simd>(s: S, block: *const u8, j: usize) -> S::S8 {
-        looked::<S, T>(s, planes::group(s, 4, block, j))
+        T::codes(s, block, j)
     }
     #[inline(always)]
     unsafe fn start<S: Simd>(s: S, x: *const u8, b: usize) -> S::I {
-        signed_start(s, x, b)
+        let biased = if S::S8_BIAS == 0 { None } else { Some(q8::MINUS_128) };
+        s.i_splat_at(start_at(biased, x, b))
     }
     #[inline(always)]
     unsafe fn dot<S: Simd>(s: S, dots: S::I, w: S::S8, x: S::X) -> S::I {
@@ -446,6 +455,30 @@ unsafe impl<T: Codebook> Blocks for Looked<T> {
     }
 }
 
+/// Nibbles that stand for numbers of 8 bits.
+pub(crate) trait Codebook {
+    const VALUES: [i8; 16];
+    const QUANTIZE: Option<Quantize> = None;
+}
+
+/// Codes that are looked up so.
+pub(crate) struct Looked<T>(PhantomData<T>);
+
+// SAFETY: group j is half of vector j mod 4.
+unsafe impl<T: Codebook> SignedCodes for Looked<T> {
+    const BITS: u32 = 4;
+    const QUANTIZE: Option<Quantize> = T::QUANTIZE;
+
+    fn value(code: u8) -> i32 {
+        T::VALUES[usize::from(code)].into()
+    }
+
+    #[inline(always)]
+    unsafe fn codes<S: Simd>(s: S, block: *const u8, j: usize) -> S::S8 {
+        looked::<S, T>(s, planes::group(s, 4, block, j))
+    }
+}
+
 /// What nibbles stand for.
 ///
 /// # Safety
@@ -456,7 +489,8 @@ pub(crate) unsafe fn looked<S: Simd, T: Codebook>(s: S, nibbles: S::B) -> S::S8 
     s.prep_biased(s.lookup(s.table(table), nibbles))
 }
 
-const fn biased(values: [i8; 16], bias: i32) -> [u8; 16] {
+/// The values above `bias`, as a table of codes.
+pub(crate) const fn biased(values: [i8; 16], bias: i32) -> [u8; 16] {
     let mut out = [0; 16];
     let mut i = 0;
     while i < 16 {
@@ -464,13 +498,6 @@ const fn biased(values: [i8; 16], bias: i32) -> [u8; 16] {
         i += 1;
     }
     out
-}
-
-/// The start of block `b` for signed codes.
-#[inline(always)]
-pub(crate) unsafe fn signed_start<S: Simd>(s: S, x: *const u8, b: usize) -> S::I {
-    let biased = if S::S8_BIAS == 0 { None } else { Some(q8::MINUS_128) };
-    s.i_splat_at(start_at(biased, x, b))
 }
 
 // SAFETY: a unit has both blocks, their scales and, where the format has them, minima; `decode`
