@@ -8,6 +8,7 @@ use goldcrest_kernels::KvType;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::model::DEFAULT_CONTEXT;
 use crate::spec::{Named, Spec};
 use crate::state::kv_bytes;
 
@@ -15,8 +16,6 @@ use super::blocks::{self, BlockCount};
 use super::metadata::{Array, Metadata, Value, each_array};
 use super::{Checkpoint, FileKind, GgmlType};
 
-/// The context that a session has when none is asked for: the model's, up to this.
-const DEFAULT_CONTEXT: usize = 4096;
 /// Of a long text or array, this much is shown.
 const SHOWN_CHARS: usize = 72;
 const SHOWN_ITEMS: usize = 4;

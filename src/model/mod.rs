@@ -23,6 +23,7 @@ use crate::spec::Spec;
 use crate::state::{State, state_bytes};
 use crate::threads::{Team, choose_threads};
 use crate::tokenizer::Tokenizer;
+pub(crate) use need::DEFAULT_CONTEXT;
 use need::{Context, Fixed, Known, Need};
 pub(crate) use pass::{BATCH, Run};
 use pass::{Engine, Graph, scratch_bytes};

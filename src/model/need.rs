@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result, input_error};
 use crate::load::in_words;
 
 /// The context where the caller does not say, if the model has that much.
-const DEFAULT_CONTEXT: usize = 4096;
+pub(crate) const DEFAULT_CONTEXT: usize = 4096;
 /// What a context that is chosen to fit leaves to others: a share of what is at hand.
 const SPARE: u64 = 10;
 

@@ -3,6 +3,28 @@
 use super::shape::{More, Shape};
 use More::{Count, Counts, Flag, Flags, Number, Text};
 
+/// What most models have none of.
+const PLAIN: Shape = Shape {
+    name: "",
+    arch: "",
+    hidden: 0,
+    ffn: 0,
+    n_layers: 0,
+    n_heads: 0,
+    n_kv_heads: 0,
+    head_dim: 0,
+    vocab: 0,
+    tied: false,
+    rope_theta: 0.0,
+    llama3_rope: false,
+    norm_eps: 0.0,
+    context_length: 0,
+    window: None,
+    experts: None,
+    pre: "",
+    more: &[],
+};
+
 pub(super) const SHAPES: &[Shape] = &[
     Shape {
         name: "smollm2-135m",
@@ -16,13 +38,10 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 49152,
         tied: true,
         rope_theta: 1e5,
-        llama3_rope: false,
         norm_eps: 1e-5,
         context_length: 8192,
-        window: None,
-        experts: None,
         pre: "smollm",
-        more: &[],
+        ..PLAIN
     },
     Shape {
         name: "qwen2.5-0.5b",
@@ -36,13 +55,10 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 151936,
         tied: true,
         rope_theta: 1e6,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 32768,
-        window: None,
-        experts: None,
         pre: "qwen2",
-        more: &[],
+        ..PLAIN
     },
     Shape {
         name: "qwen3-0.6b",
@@ -56,13 +72,10 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 151936,
         tied: true,
         rope_theta: 1e6,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 40960,
-        window: None,
-        experts: None,
         pre: "qwen2",
-        more: &[],
+        ..PLAIN
     },
     Shape {
         name: "llama-3.2-1b",
@@ -79,10 +92,8 @@ pub(super) const SHAPES: &[Shape] = &[
         llama3_rope: true,
         norm_eps: 1e-5,
         context_length: 131072,
-        window: None,
-        experts: None,
         pre: "llama-bpe",
-        more: &[],
+        ..PLAIN
     },
     Shape {
         name: "deepseek-r1-distill-qwen-1.5b",
@@ -96,13 +107,10 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 151936,
         tied: false,
         rope_theta: 1e4,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 131072,
-        window: None,
-        experts: None,
         pre: "deepseek-r1-qwen",
-        more: &[],
+        ..PLAIN
     },
     Shape {
         name: "gemma-3-270m",
@@ -116,13 +124,11 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 262144,
         tied: true,
         rope_theta: 1e6,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 32768,
         window: Some(512),
-        experts: None,
         pre: "qwen2",
-        more: &[],
+        ..PLAIN
     },
     Shape {
         name: "qwen3-30b-a3b",
@@ -136,13 +142,11 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 151936,
         tied: false,
         rope_theta: 1e6,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 40960,
-        window: None,
         experts: Some([128, 8, 768]),
         pre: "qwen2",
-        more: &[],
+        ..PLAIN
     },
     Shape {
         name: "mixtral-8x7b",
@@ -156,13 +160,11 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 32000,
         tied: false,
         rope_theta: 1e6,
-        llama3_rope: false,
         norm_eps: 1e-5,
         context_length: 32768,
-        window: None,
         experts: Some([8, 2, 14336]),
         pre: "default",
-        more: &[],
+        ..PLAIN
     },
     Shape {
         name: "gemma-4-e2b",
@@ -176,11 +178,9 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 262144,
         tied: true,
         rope_theta: 1e6,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 131072,
         window: Some(512),
-        experts: None,
         pre: "qwen2",
         more: &[
             ("feed_forward_length", Counts(&[(6144, 15), (12288, 20)])),
@@ -193,6 +193,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("embedding_length_per_layer_input", Count(256)),
             ("final_logit_softcapping", Number(30.0)),
         ],
+        ..PLAIN
     },
     Shape {
         name: "qwen3-4b",
@@ -206,13 +207,10 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 151936,
         tied: true,
         rope_theta: 1e6,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 40960,
-        window: None,
-        experts: None,
         pre: "qwen2",
-        more: &[],
+        ..PLAIN
     },
     Shape {
         name: "qwen3.5-0.8b",
@@ -226,13 +224,11 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 248320,
         tied: true,
         rope_theta: 1e7,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 262144,
-        window: None,
-        experts: None,
         pre: "qwen35",
         more: QWEN3_5_SMALL,
+        ..PLAIN
     },
     Shape {
         name: "qwen3.5-4b",
@@ -246,11 +242,8 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 248320,
         tied: true,
         rope_theta: 1e7,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 262144,
-        window: None,
-        experts: None,
         pre: "qwen35",
         more: &[
             ("ssm.conv_kernel", Count(4)),
@@ -261,6 +254,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("full_attention_interval", Count(4)),
             ("rope.dimension_count", Count(64)),
         ],
+        ..PLAIN
     },
     Shape {
         name: "lfm2.5-1.2b",
@@ -274,11 +268,8 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 65536,
         tied: true,
         rope_theta: 1e6,
-        llama3_rope: false,
         norm_eps: 1e-5,
         context_length: 128000,
-        window: None,
-        experts: None,
         pre: "lfm2",
         more: &[
             ("shortconv.l_cache", Count(3)),
@@ -301,6 +292,7 @@ pub(super) const SHAPES: &[Shape] = &[
                 ]),
             ),
         ],
+        ..PLAIN
     },
     Shape {
         name: "gpt-oss-20b",
@@ -314,7 +306,6 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 201088,
         tied: false,
         rope_theta: 150000.0,
-        llama3_rope: false,
         norm_eps: 1e-5,
         context_length: 131072,
         window: Some(128),
@@ -327,6 +318,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("rope.scaling.yarn_beta_fast", Number(32.0)),
             ("rope.scaling.yarn_beta_slow", Number(1.0)),
         ],
+        ..PLAIN
     },
     Shape {
         name: "deepseek-v2-lite",
@@ -340,10 +332,8 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 102400,
         tied: false,
         rope_theta: 1e4,
-        llama3_rope: false,
         norm_eps: 1e-6,
         context_length: 163840,
-        window: None,
         experts: Some([64, 6, 1408]),
         pre: "deepseek-llm",
         more: &[
@@ -362,6 +352,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("rope.scaling.original_context_length", Count(4096)),
             ("rope.scaling.yarn_log_multiplier", Number(0.0707)),
         ],
+        ..PLAIN
     },
 ];
 
