@@ -337,6 +337,38 @@ fn quantised_weights_are_as_close_as_llama_cpp() {
     }
 }
 
+/// Experts in MXFP4, from a folder and from GGUF: the same text as with their decoded weights and floats for
+/// activations, and logits as close as `bound`.
+fn check_mxfp4(folder: &Path, paths: &[&Path], bound: f64) {
+    let golden = Reference::open(folder.join("golden.safetensors"));
+    let want = golden.floats("logits");
+    let mut all = Vec::new();
+    for path in paths {
+        let model = load(path, KvType::F32);
+        let ours = logits(&model, &golden);
+        let error = relative_rmse(&ours, &want);
+        eprintln!("{}: {error:.5} of {bound:.5}", path.display());
+        assert!(error < bound, "{}: {error} of {bound}", path.display());
+        assert_eq!(greedy(&model, &golden), golden.ids("greedy_ids"), "{}", path.display());
+        all.push(bits(&ours));
+    }
+    assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "the same bits, {paths:?}");
+    no_cut_shows("gpt_oss_mxfp4", folder);
+}
+
+#[test]
+fn experts_in_mxfp4_give_the_golden_logits() {
+    let folder = fixture("gpt_oss_mxfp4");
+    let golden = Reference::open(folder.join("golden.safetensors"));
+    let theirs = relative_rmse(&golden.floats("llamacpp_logits"), &golden.floats("logits"));
+    let (v5, gguf) = (with_v5_config(&folder), folder.join("gpt_oss_mxfp4-F16.gguf"));
+    check_mxfp4(&folder, &[&folder, v5.path(), &gguf], theirs * 1.1);
+    let Some(assets) = assets() else { return };
+    let folder = assets.join("golden/quantised/gpt_oss_mxfp4");
+    let v5 = with_v5_config(&folder);
+    check_mxfp4(&folder, &[&folder, v5.path()], 0.027);
+}
+
 /// Quantising on load gives what the quantised file gives, where the file's quantiser is ours.
 #[test]
 fn quantising_on_load_is_close_to_the_float_model() {

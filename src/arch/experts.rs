@@ -60,7 +60,7 @@ pub(super) enum Bank {
     /// `[count, gate then up, hidden]`
     Rows,
     /// `[count, hidden, gate and up in turn]`, and down is `[count, ffn, hidden]`: the transposed
-    /// matrices.
+    /// matrices. In MXFP4 they are not transposed.
     Columns,
 }
 
@@ -151,21 +151,14 @@ impl Decoder {
                     slots.matrix("ffn_down_exps", &[count, hidden, ffn])?,
                 ],
                 Bank::Columns => {
-                    let both = "ffn_gate_up_exps";
-                    let columns = |first, step| RowMap { first, run: 1, step };
-                    let shape = [count, ffn, hidden];
-                    let turned = [count, hidden, 2 * ffn];
-                    let down = [count, ffn, hidden];
+                    let both = ("ffn_gate_up_exps", 2 * ffn);
+                    let in_turn = |first| RowMap { first, run: 1, step: 2 };
+                    let (half, down) = ([count, ffn, hidden], [count, hidden, ffn]);
+                    let alone = ("ffn_down_exps", hidden);
                     [
-                        turned_part(slots, "ffn_gate_exps", &shape, (both, turned), columns(0, 2))?,
-                        turned_part(slots, "ffn_up_exps", &shape, (both, turned), columns(1, 2))?,
-                        turned_part(
-                            slots,
-                            "ffn_down_exps",
-                            &[count, hidden, ffn],
-                            ("ffn_down_exps", down),
-                            columns(0, 1),
-                        )?,
+                        turned_part(slots, "ffn_gate_exps", half, both, in_turn(0))?,
+                        turned_part(slots, "ffn_up_exps", half, both, in_turn(1))?,
+                        turned_part(slots, "ffn_down_exps", down, alone, RowMap::from(0))?,
                     ]
                 }
             },
@@ -226,21 +219,25 @@ fn fused_half(
     slots.or_part(&format!("{part}.weight"), &[count, ffn, hidden], fused)
 }
 
-/// Matrices of all experts, which a file may have as columns of others, transposed.
+/// Matrices of all experts, which a file may have in a tensor with `of` rows for each: as columns of it,
+/// transposed, or in MXFP4 as rows.
 fn turned_part(
     slots: &mut Slots<'_>,
     part: &str,
-    shape: &[usize; 3],
-    (tensor, turned): (&str, [usize; 3]),
+    shape: [usize; 3],
+    (tensor, of): (&str, usize),
     rows: RowMap,
 ) -> Result<Slot> {
-    let tensor = slots.name(&format!("{tensor}.{TRANSPOSED}"));
-    let turned = Part { tensor, shape: turned.to_vec(), rows, transposed: Some(shape[2]) };
-    slots.or_part(&format!("{part}.weight"), shape, turned)
+    let [count, _, k] = shape;
+    let other = if slots.has(&format!("{tensor}.mxfp4")) {
+        let tensor = slots.name(&format!("{tensor}.mxfp4"));
+        Part { tensor, shape: vec![count, of, k], rows, transposed: None }
+    } else {
+        let tensor = slots.name(&format!("{tensor}.transposed"));
+        Part { tensor, shape: vec![count, k, of], rows, transposed: Some(k) }
+    };
+    slots.or_part(&format!("{part}.weight"), &shape, other)
 }
-
-/// How the names of transposed matrices end here.
-const TRANSPOSED: &str = "transposed";
 
 /// Of gate, up and down; a folder has those of gate and up in turn.
 fn expert_biases(

@@ -1,10 +1,10 @@
 //! Keys that change what an architecture computes, in a way that is not run here.
 
-use super::experts::Shared;
+use super::experts::{Bank, Shared};
 use super::keys::{self, Keys};
 use super::rows::{Cap, Multipliers, Parallel, Row};
 use crate::error::{Result, unsupported};
-use crate::load::Metadata;
+use crate::load::{Metadata, Object};
 
 /// Keys that change what the architecture computes.
 pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
@@ -110,9 +110,35 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
         let problem = "folders quantised by MLX are not supported";
         return Err(unsupported(format!("key \"quantization\": {problem}")));
     }
-    if let Some(quantization) = json.get("quantization_config") {
-        let method = quantization.get("quant_method").unwrap_or(&serde_json::Value::Null);
-        return refuse("quantization_config", method);
+    refuse_quantizations(json, row)
+}
+
+/// Which weights of a folder are quantised, and to what, is told by its tensors: of what its
+/// `quantization_config` may say, all that is not known to say the same is refused.
+fn refuse_quantizations(json: Object, row: &Row) -> Result<()> {
+    const KEY: &str = "quantization_config";
+    let Some(map) = json.object(KEY)? else { return Ok(()) };
+    let prefix = format!("{KEY}.");
+    let config = json.inner(map, &prefix);
+    let method = config.str("quant_method")?.unwrap_or("null");
+    let known = row.experts.is_some_and(|mixture| mixture.bank == Bank::Columns);
+    if method != "mxfp4" || !known {
+        let problem = format!("{method} is not supported with {}", row.name);
+        return Err(unsupported(format!("key \"{KEY}\": {problem}")));
+    }
+    for (key, value) in config.map {
+        let harmless = match key.as_str() {
+            "quant_method" => true,
+            "modules_to_not_convert" => value.is_array() || value.is_null(),
+            // How transformers computes with the same weights.
+            "dequantize" => value.is_boolean(),
+            _ => false,
+        };
+        if !harmless {
+            let problem = format!("{value} is not supported with {method}");
+            return Err(unsupported(format!("key \"{prefix}{key}\": {problem}")));
+        }
+        let _ = config.get(key);
     }
     Ok(())
 }

@@ -302,6 +302,7 @@ mod tests {
             len: 4 * shape.iter().product::<usize>(),
             stride: 0,
             transposed: false,
+            scales: None,
         }
     }
 

@@ -14,7 +14,7 @@ use super::mmap::Bytes;
 use super::names::gguf_name;
 use super::tensor::Tensor;
 use super::unread::Seen;
-use super::{ReadOptions, Source, safetensors};
+use super::{ReadOptions, Source, mxfp4, safetensors};
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -129,7 +129,7 @@ impl Folder {
         if !sources.is_empty() {
             check_index(&index, &sources, &tensors).map_err(|e| e.at(&index_path))?;
         }
-        self.rename(&mut tensors);
+        self.name(&mut tensors).map_err(|e| e.at(&self.dir))?;
         Ok((sources, tensors))
     }
 
@@ -146,8 +146,14 @@ impl Folder {
         }
     }
 
-    /// GGUF names for the tensors of an architecture that runs; the others keep their own.
-    pub(super) fn rename(&self, tensors: &mut [Tensor]) {
+    /// GGUF names for the tensors of an architecture that runs; the others keep their own. What is in
+    /// two parts is one tensor then.
+    pub(super) fn name(&self, tensors: &mut Vec<Tensor>) -> Result<()> {
+        self.rename(tensors);
+        mxfp4::join(tensors)
+    }
+
+    fn rename(&self, tensors: &mut [Tensor]) {
         let Some(Ok(config)) = self.config.as_ref().map(text_config) else { return };
         let arch = config.str("model_type").ok().flatten();
         let Some(own) = arch.and_then(tensor_names) else { return };

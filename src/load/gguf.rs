@@ -113,7 +113,9 @@ fn read_tensor(reader: &mut Reader, number: u64, file: usize, alignment: u64) ->
     }
     let offset = usize::try_from(offset)
         .map_err(|_| reader.error(format_args!("offset {offset} is outside the file")))?;
-    Ok(Tensor { name: name.to_owned(), ty, shape, file, offset, len, stride: 0, transposed: false })
+    let name = name.to_owned();
+    let (stride, transposed, scales) = (0, false, None);
+    Ok(Tensor { name, ty, shape, file, offset, len, stride, transposed, scales })
 }
 
 pub(super) fn read_shape(reader: &mut Reader) -> Result<Vec<usize>> {

@@ -16,6 +16,7 @@ mod inspect;
 mod json;
 mod metadata;
 mod mmap;
+mod mxfp4;
 mod names;
 mod packed;
 mod q2_0;
@@ -383,7 +384,7 @@ impl Checkpoint {
     /// The bytes of one of this checkpoint's tensors. They need not be aligned.
     ///
     /// Of a [packed](Tensor::is_packed) one they are panels, and between them those of the matrix that it
-    /// alternates with, where there is one.
+    /// alternates with, where there is one. Of one whose scales are apart they are the codes.
     ///
     /// # Panics
     /// When the tensor is of another checkpoint and does not lie inside this one.
@@ -397,6 +398,13 @@ impl Checkpoint {
         let end = range.end.min(tensor.len);
         let start = range.start.min(end);
         self.sources[tensor.file].bytes.release(tensor.offset + start..tensor.offset + end);
+    }
+
+    /// The same of rows, or of the columns of a transposed matrix.
+    pub(crate) fn release_lines(&self, tensor: &Tensor, lines: Range<usize>) {
+        let line = tensor.line_bytes();
+        self.release(tensor, lines.start * line..lines.end * line);
+        self.release_scales(tensor, lines);
     }
 
     /// Whether the weights are mapped, so that [`release`](Self::release) has an effect.
@@ -493,10 +501,17 @@ impl Checkpoint {
         if tensor.is_packed() {
             return Ok(());
         }
-        check_finite(tensor.ty, self.data(tensor)).map_err(|block| {
-            let row = block * tensor.ty.block_bytes() / tensor.row_bytes();
+        let bad = |row: usize| {
             self.tensor_error(tensor, format_args!("({}) is not finite in row {row}", tensor.ty))
-        })
+        };
+        if tensor.is_in_parts() {
+            return match self.bad_row(tensor) {
+                Some(row) => Err(bad(row)),
+                None => Ok(()),
+            };
+        }
+        check_finite(tensor.ty, self.data(tensor))
+            .map_err(|block| bad(block * tensor.ty.block_bytes() / tensor.row_bytes()))
     }
 
     /// An error about a tensor, with its file.

@@ -48,6 +48,7 @@ pub(super) fn parse(bytes: &[u8], file: usize) -> Result<Vec<Tensor>> {
             len,
             stride: 0,
             transposed: false,
+            scales: None,
         });
         next += len;
     }

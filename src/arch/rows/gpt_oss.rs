@@ -23,8 +23,12 @@ pub(super) const ROWS: &[Row] = &[Row {
         ("self_attn.sinks", "attn_sinks.weight"),
         ("mlp.router", "ffn_gate_inp"),
         ("mlp.experts.gate_up_proj", "ffn_gate_up_exps.transposed"),
+        ("mlp.experts.gate_up_proj_blocks", "ffn_gate_up_exps.blocks"),
+        ("mlp.experts.gate_up_proj_scales", "ffn_gate_up_exps.scales"),
         ("mlp.experts.gate_up_proj_bias", "ffn_gate_up_exps.bias"),
         ("mlp.experts.down_proj", "ffn_down_exps.transposed"),
+        ("mlp.experts.down_proj_blocks", "ffn_down_exps.blocks"),
+        ("mlp.experts.down_proj_scales", "ffn_down_exps.scales"),
         ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
     ],
     ..LLAMA

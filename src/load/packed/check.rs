@@ -83,7 +83,8 @@ pub(super) fn place(
         return Err(reader.error(format_args!("offset {offset} is not a multiple of 4")));
     }
     let offset = section.offset + offset;
-    Ok(Tensor { name: name.to_owned(), ty, shape, file: 0, offset, len, stride, transposed: false })
+    let name = name.to_owned();
+    Ok(Tensor { name, ty, shape, file: 0, offset, len, stride, transposed: false, scales: None })
 }
 
 /// Checks that no two tensors share bytes. The panels of two matrices may alternate.

@@ -67,8 +67,7 @@ pub(super) fn pack_batch(
         let panels = first..first + out.len() / run.stride;
         let end = (panels.end * PANEL_ROWS).min(source.matrix.rows);
         for rows in source.runs(panels.start * PANEL_ROWS..end) {
-            let row = source.tensor.line_bytes();
-            checkpoint.release(source.tensor, rows.start * row..rows.end * row);
+            checkpoint.release_lines(source.tensor, rows);
         }
     }
     Ok(())
@@ -106,8 +105,7 @@ fn pack_one(
     let Source { tensor, from, matrix, .. } = source;
     let row = tensor.row_bytes();
     let first = panel * PANEL_ROWS;
-    let bytes =
-        source.rows(checkpoint.data(tensor), first..matrix.rows.min(first + PANEL_ROWS), rows);
+    let bytes = source.rows(checkpoint, first..matrix.rows.min(first + PANEL_ROWS), rows);
     check_finite(tensor.ty, bytes).map_err(|block| {
         let at = source.row(first + block * from.block_bytes() / row);
         checkpoint.tensor_error(tensor, format_args!("holds NaN or infinity in row {at}"))

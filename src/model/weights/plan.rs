@@ -61,10 +61,16 @@ impl Source<'_> {
     /// Rows `rows` of the matrix, gathered in `room` where they do not lie side by side.
     pub(super) fn rows<'b>(
         &self,
-        data: &'b [u8],
+        checkpoint: &'b Checkpoint,
         rows: Range<usize>,
         room: &'b mut Vec<u8>,
     ) -> &'b [u8] {
+        if self.tensor.is_in_parts() {
+            room.clear();
+            self.runs(rows).for_each(|run| checkpoint.blocks(self.tensor, run, room));
+            return room;
+        }
+        let data = checkpoint.data(self.tensor);
         if let Some(first) = self.transposed {
             self.gather(data, first, rows, room);
             return room;
@@ -396,8 +402,8 @@ impl<'a> Plan<'a> {
     /// A matrix that stays row by row.
     fn rows(&mut self, slot: &Slot) -> Result<usize> {
         let (tensor, format) = self.find(&slot.name)?;
-        if tensor.is_packed() {
-            let problem = "lies in panels, where rows are needed";
+        if tensor.is_packed() || tensor.is_in_parts() {
+            let problem = "lies in parts, where rows are needed";
             return Err(self.checkpoint.tensor_error(tensor, problem));
         }
         self.tables.push((tensor, format));
