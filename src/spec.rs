@@ -398,8 +398,6 @@ pub(crate) struct Experts<S: Stage> {
     pub(crate) router: Linear<S>,
     /// On the router's products.
     pub(crate) router_scale: f32,
-    /// `[count]`: factors on the weights of the chosen.
-    pub(crate) expert_scales: Option<S::Vector>,
     /// `[count]`: added to the scores for the choice alone.
     pub(crate) choice_bias: Option<S::Vector>,
     pub(crate) bank: S::Bank,

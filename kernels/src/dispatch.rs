@@ -42,9 +42,14 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// For `'a`, the first `cols` floats of each of `rows` rows, `stride` floats apart from `out`
-    /// on, are valid for writes and nobody else reads or writes them.
+    /// on, are initialised, valid for reads and writes, and nobody else reads or writes them.
     pub unsafe fn from_raw_parts(out: *mut f32, stride: usize, rows: usize, cols: usize) -> Self {
         Self { out, stride, rows, cols, memory: PhantomData }
+    }
+
+    /// The same tile, to be used again afterwards.
+    pub fn reborrow(&mut self) -> Tile<'_> {
+        Tile { memory: PhantomData, ..*self }
     }
 }
 
@@ -382,6 +387,18 @@ impl Kernels {
             for (row, x) in x.chunks_exact(k).enumerate() {
                 self.quantize_row(kind, x, out, Place { rows, row });
             }
+        }
+    }
+
+    /// Multiplies every number of a tile by `factor`, after a product has written them.
+    pub fn scale_tile(&self, tile: Tile<'_>, factor: f32) {
+        for row in 0..tile.rows {
+            // SAFETY: a tile's rows are floats, valid and nobody else's, as its makers check or
+            // promise.
+            let row = unsafe {
+                std::slice::from_raw_parts_mut(tile.out.add(row * tile.stride), tile.cols)
+            };
+            self.scale(row, factor);
         }
     }
 

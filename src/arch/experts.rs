@@ -128,6 +128,10 @@ impl Decoder {
         let Mixture { choice_bias, biases, bank, .. } = mixtures.row;
         let bias = choice_bias || slots.has("exp_probs_b.bias");
         let bias = bias.then(|| slots.tensor("exp_probs_b.bias", &[count], 0.0)).transpose()?;
+        if mixtures.row.beside {
+            // The factor of each on its products: see `Checkpoint::factor_of`.
+            slots.tensor("ffn_down_exps.scale", &[count], 0.0)?;
+        }
         let biases = if biases { Some(expert_biases(slots, numbers, hidden)?) } else { None };
         Ok(spec::Experts {
             count,
@@ -137,11 +141,6 @@ impl Decoder {
             selection: mixtures.selection,
             router_norm: self.router_norm(slots, mixtures.row.beside)?,
             router_scale: if mixtures.row.beside { 1.0 / (hidden as f32).sqrt() } else { 1.0 },
-            expert_scales: mixtures
-                .row
-                .beside
-                .then(|| slots.tensor("ffn_down_exps.scale", &[count], 0.0))
-                .transpose()?,
             router: self.linear(slots, "ffn_gate_inp", &[count, hidden], mixtures.row.biases)?,
             choice_bias: bias,
             bank: match bank {

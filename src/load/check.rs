@@ -205,6 +205,16 @@ impl Checkpoint {
             self.check_tensor(&slot.name, &slot.shape)?;
             read.insert(slot.name.clone());
         }
+        self.check_factor(slot, read)
+    }
+
+    /// The tensors beside a matrix: a number, or one for each expert.
+    fn check_factor(&self, slot: &Slot, read: &mut HashSet<String>) -> Result<()> {
+        let count = if let [count, _, _] = slot.shape[..] { count } else { 1 };
+        for tensor in [self.factor_of(slot), self.input_scale_of(slot)].into_iter().flatten() {
+            self.check_tensor(&tensor.name, &[count])?;
+            read.insert(tensor.name.clone());
+        }
         Ok(())
     }
 

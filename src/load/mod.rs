@@ -6,6 +6,7 @@
 
 mod blocks;
 mod check;
+mod factors;
 mod finite;
 mod folder;
 mod ggml;

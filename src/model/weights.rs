@@ -24,6 +24,8 @@ pub(crate) struct Matrix {
     pub(crate) k: usize,
     /// Whether its input is turned: see [`Hadamard`].
     pub(crate) turned: bool,
+    /// On its products: 1 unless the file says.
+    pub(crate) factor: f32,
     /// Of its first panel.
     offset: usize,
     /// From one panel to the next: more than a panel where two matrices are interleaved.

@@ -221,10 +221,14 @@ impl<'a> Walk<'a> {
         matrix: &Matrix,
         panels: Range<usize>,
         rows: Rows<'_>,
-        out: Tile<'_>,
+        mut out: Tile<'_>,
     ) {
+        let kernels = self.graph.kernels;
         let panels = self.graph.weights.panels(matrix, panels.start, panels.len());
-        self.graph.kernels.matmul(matrix.format, matrix.k, panels, rows, out);
+        kernels.matmul(matrix.format, matrix.k, panels, rows, out.reborrow());
+        if matrix.factor != 1.0 {
+            kernels.scale_tile(out, matrix.factor);
+        }
     }
 
     /// The product of some panels with the input, row by row to `take`.
@@ -323,15 +327,20 @@ impl<'a> Walk<'a> {
         if let Some(panels) = weights.pairs(a, b, panels.start, panels.len()) {
             let tile = Tile::new(tile, stride, count, stride);
             kernels.matmul(a.format, a.k, panels, rows_a, tile);
-            return;
-        }
-        // Of two formats: each panel is a product of its own.
-        for (i, panel) in panels.clone().enumerate() {
-            for (half, (matrix, rows)) in [(a, rows_a), (b, rows_b)].into_iter().enumerate() {
-                let out = &mut tile[(2 * i + half) * PANEL_ROWS..];
-                let out = Tile::new(out, stride, count, PANEL_ROWS);
-                kernels.matmul(matrix.format, matrix.k, weights.panel(matrix, panel), rows, out);
+        } else {
+            // Of two formats: each panel is a product of its own.
+            for (i, panel) in panels.clone().enumerate() {
+                for (half, (matrix, rows)) in [(a, rows_a), (b, rows_b)].into_iter().enumerate() {
+                    let out = &mut tile[(2 * i + half) * PANEL_ROWS..];
+                    let out = Tile::new(out, stride, count, PANEL_ROWS);
+                    let panel = weights.panel(matrix, panel);
+                    kernels.matmul(matrix.format, matrix.k, panel, rows, out);
+                }
             }
+        }
+        for (half, matrix) in [a, b].into_iter().enumerate().filter(|(_, m)| m.factor != 1.0) {
+            let panels = tile[..count * stride].chunks_exact_mut(PANEL_ROWS);
+            panels.skip(half).step_by(2).for_each(|out| kernels.scale(out, matrix.factor));
         }
     }
 

@@ -310,7 +310,11 @@ impl<'a> Plan<'a> {
             None => None,
         };
         let before = self.end;
-        let bank = (0..mixer.count).map(|i| self.expert(&mixer.bank, i)).collect::<Result<_>>()?;
+        let factors = [0, 1, 2].map(|i| self.factors(&mixer.bank[i]));
+        let [gate, up, down] = factors;
+        let factors = [gate?, up?, down?];
+        let expert = |i| self.expert(&mixer.bank, &factors, i);
+        let bank = (0..mixer.count).map(expert).collect::<Result<_>>()?;
         let all = (self.end - before) as u64;
         self.idle += all - all * mixer.used as u64 / mixer.count as u64;
         let Experts { count, used, ffn, gating, selection, router_scale, .. } = *mixer;
@@ -323,18 +327,31 @@ impl<'a> Plan<'a> {
             router_norm: self.optional_norm(mixer.router_norm.as_ref())?,
             router,
             router_scale,
-            expert_scales: self.optional_vector(mixer.expert_scales.as_ref())?,
             choice_bias,
             bank,
             biases,
         })
     }
 
-    fn expert(&mut self, [gate, up, down]: &[Slot; 3], index: usize) -> Result<Expert> {
-        let gate_up = [self.one_of(gate, index)?, self.one_of(up, index)?];
-        let gate_up = self.interleaved(gate_up)?;
-        let down = self.one_of(down, index)?;
-        Ok(Expert { gate_up, down: self.alone(down)? })
+    fn expert(
+        &mut self,
+        bank: &[Slot; 3],
+        factors: &[Option<Vec<f32>>; 3],
+        index: usize,
+    ) -> Result<Expert> {
+        let one = |which: usize| -> Result<_> {
+            let mut source = self.one_of(&bank[which], index)?;
+            source.matrix.factor = factors[which].as_ref().map_or(1.0, |factors| factors[index]);
+            Ok(source)
+        };
+        let (gate_up, down) = ([one(0)?, one(1)?], one(2)?);
+        Ok(Expert { gate_up: self.interleaved(gate_up)?, down: self.alone(down)? })
+    }
+
+    /// On the products of a slot's matrices.
+    fn factors(&mut self, slot: &Slot) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.checkpoint.factor_of(slot) else { return Ok(None) };
+        self.numbers(&tensor.name).map(Some)
     }
 
     fn latent(&mut self, mixer: &Latent<Named>) -> Result<Latent<Loaded>> {
@@ -420,12 +437,19 @@ impl<'a> Plan<'a> {
         Ok((tensor, format))
     }
 
-    fn whole(&self, slot: &Slot) -> Result<Source<'a>> {
+    fn whole(&mut self, slot: &Slot) -> Result<Source<'a>> {
         self.slot(slot, self.quantize)
     }
 
     /// All of a tensor, or the rows of the one that fuses it with others.
-    fn slot(&self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
+    fn slot(&mut self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
+        let factor = self.factors(slot)?.map_or(1.0, |factors| factors[0]);
+        let mut source = self.place(slot, quantize)?;
+        source.matrix.factor = factor;
+        Ok(source)
+    }
+
+    fn place(&self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
         let name = slot.name.clone();
         match self.checkpoint.part_of(slot) {
             Some(part) if part.transposed.is_some() => {
@@ -485,7 +509,7 @@ impl<'a> Plan<'a> {
             ));
         }
         let turned = self.hadamard.is_some_and(|hadamard| hadamard.turns(&name));
-        let matrix = Matrix { format, rows, k, turned, offset: 0, stride: 0 };
+        let matrix = Matrix { format, rows, k, turned, factor: 1.0, offset: 0, stride: 0 };
         let source = Source { tensor, map, transposed: None, name, from, matrix };
         if tensor.transposed { self.transposed(source, 0) } else { Ok(source) }
     }
@@ -528,15 +552,20 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// A one-dimensional tensor as f32.
-    fn vector(&mut self, slot: &Slot) -> Result<Vec<f32>> {
-        let part = self.checkpoint.part_of(slot);
-        let (tensor, format) = self.find(part.map_or(&slot.name, |part| &part.tensor))?;
+    /// The numbers of a tensor that is no matrix.
+    fn numbers(&mut self, name: &str) -> Result<Vec<f32>> {
+        let (tensor, format) = self.find(name)?;
         // Parts share a tensor, and branches a norm.
         if !self.vectors.iter().any(|other| std::ptr::eq(*other, tensor)) {
             self.vectors.push(tensor);
         }
-        let mut values = values(self.checkpoint, tensor, format)?;
+        values(self.checkpoint, tensor, format)
+    }
+
+    /// A one-dimensional tensor as f32.
+    fn vector(&mut self, slot: &Slot) -> Result<Vec<f32>> {
+        let part = self.checkpoint.part_of(slot);
+        let mut values = self.numbers(part.map_or(&slot.name, |part| &part.tensor))?;
         if let Some(part) = part {
             values =
                 (0..slot.shape.iter().product()).map(|row| values[part.rows.row(row)]).collect();

@@ -94,9 +94,6 @@ impl Routes {
         if scale != 1.0 {
             out.iter_mut().for_each(|choice| choice.weight *= scale);
         }
-        if let Some(scales) = &mixer.expert_scales {
-            out.iter_mut().for_each(|choice| choice.weight *= scales[choice.expert as usize]);
-        }
     }
 
     /// Gives every expert its rows. `choices` are `[rows, used]`.
@@ -223,7 +220,6 @@ mod tests {
             router: Linear { matrix: (), bias: None },
             router_norm: None,
             router_scale: 1.0,
-            expert_scales: None,
             choice_bias: choice_bias.map(<[f32]>::to_vec),
             bank: (),
             biases: None,
