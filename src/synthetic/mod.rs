@@ -27,7 +27,7 @@ use std::path::Path;
 use crate::error::{Error, Result, input_error};
 use crate::load::{GgufEntry as Entry, Metadata, Value, gguf_padding, write_gguf_header};
 pub use mixture::Mixture;
-pub use shape::{More, Shape};
+pub use shape::{More, RopeFactors, Shape};
 pub use weights::{fill, random_rows};
 
 /// Bytes of weights made before they are written.
@@ -142,7 +142,7 @@ mod tests {
             vocab: 512,
             tied,
             rope_theta: 1e4,
-            llama3_rope: arch == "llama",
+            rope_factors: (arch == "llama").then_some(RopeFactors::Llama3),
             norm_eps: 1e-5,
             context_length: 64,
             window: (arch == "gemma3").then_some(8),

@@ -32,8 +32,8 @@ pub struct Shape {
     pub tied: bool,
     /// Base of rope's frequencies.
     pub rope_theta: f32,
-    /// Whether rope is stretched as in Llama 3.2.
-    pub llama3_rope: bool,
+    /// What divides the frequencies of rope, pair by pair.
+    pub rope_factors: Option<RopeFactors>,
     /// Epsilon of the norms.
     pub norm_eps: f32,
     /// The longest context.
@@ -81,6 +81,42 @@ impl More {
             }
             Self::Text(text) => Value::String(text.into()),
         }
+    }
+}
+
+/// Divisors of rope's frequencies, the tensor `rope_freqs.weight`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeFactors {
+    /// Llama 3.2's stretch: wavelengths above 8192 are divided by 32, those below 2048 stay,
+    /// between them the two mix.
+    Llama3,
+    /// Gemma 4's: the first quarter of the pairs turns, the rest stays.
+    Quarter,
+}
+
+impl RopeFactors {
+    fn of(self, pair: usize, pairs: usize, theta: f32) -> f32 {
+        match self {
+            Self::Llama3 => stretch(theta.powf(pair as f32 / pairs as f32)),
+            Self::Quarter if pair < pairs / 4 => 1.0,
+            Self::Quarter => 1e30,
+        }
+    }
+}
+
+/// Llama 3.2's divisor of a pair that turns by one radian in this many positions.
+fn stretch(positions: f32) -> f32 {
+    const FACTOR: f32 = 32.0;
+    const ORIGINAL: f32 = 8192.0;
+    const HIGH: f32 = 4.0;
+    let turns = ORIGINAL / (std::f32::consts::TAU * positions);
+    if turns > HIGH {
+        1.0
+    } else if turns < 1.0 {
+        FACTOR
+    } else {
+        let smooth = (turns - 1.0) / (HIGH - 1.0);
+        1.0 / ((1.0 - smooth) / FACTOR + smooth)
     }
 }
 
@@ -176,28 +212,10 @@ impl Shape {
         Ok(self.tensors()?.into_iter().map(count).sum())
     }
 
-    /// Llama 3.2's stretch of the rope, one divisor per pair of dimensions: wavelengths above
-    /// 8192 are divided by 32, those below 2048 stay, between them the two mix.
     pub(super) fn rope_factors(&self) -> Option<Vec<f32>> {
-        const FACTOR: f32 = 32.0;
-        const ORIGINAL: f32 = 8192.0;
-        const HIGH: f32 = 4.0;
-        self.llama3_rope.then(|| {
-            let factor = |pair: usize| {
-                let exponent = 2.0 * pair as f32 / self.head_dim as f32;
-                let wavelength = std::f32::consts::TAU * self.rope_theta.powf(exponent);
-                let turns = ORIGINAL / wavelength;
-                if turns > HIGH {
-                    1.0
-                } else if turns < 1.0 {
-                    FACTOR
-                } else {
-                    let smooth = (turns - 1.0) / (HIGH - 1.0);
-                    1.0 / ((1.0 - smooth) / FACTOR + smooth)
-                }
-            };
-            (0..self.head_dim / 2).map(factor).collect()
-        })
+        let kind = self.rope_factors?;
+        let pairs = self.head_dim / 2;
+        Some((0..pairs).map(|pair| kind.of(pair, pairs, self.rope_theta)).collect())
     }
 }
 

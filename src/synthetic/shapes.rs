@@ -1,6 +1,6 @@
 //! The dimensions of published models, as their config.json gives them.
 
-use super::shape::{More, Shape};
+use super::shape::{More, RopeFactors, Shape};
 use More::{Count, Counts, Flag, Flags, Number, Text};
 
 /// What most models have none of.
@@ -16,7 +16,7 @@ const PLAIN: Shape = Shape {
     vocab: 0,
     tied: false,
     rope_theta: 0.0,
-    llama3_rope: false,
+    rope_factors: None,
     norm_eps: 0.0,
     context_length: 0,
     window: None,
@@ -89,7 +89,7 @@ pub(super) const SHAPES: &[Shape] = &[
         vocab: 128256,
         tied: true,
         rope_theta: 5e5,
-        llama3_rope: true,
+        rope_factors: Some(RopeFactors::Llama3),
         norm_eps: 1e-5,
         context_length: 131072,
         pre: "llama-bpe",
@@ -181,6 +181,7 @@ pub(super) const SHAPES: &[Shape] = &[
         norm_eps: 1e-6,
         context_length: 131072,
         window: Some(512),
+        rope_factors: Some(RopeFactors::Quarter),
         pre: "qwen2",
         more: &[
             ("feed_forward_length", Counts(&[(6144, 15), (12288, 20)])),
@@ -253,6 +254,7 @@ pub(super) const SHAPES: &[Shape] = &[
             ("ssm.inner_size", Count(4096)),
             ("full_attention_interval", Count(4)),
             ("rope.dimension_count", Count(64)),
+            ("rope.dimension_sections", IMAGE_ROPE),
         ],
         ..PLAIN
     },
@@ -364,4 +366,8 @@ const QWEN3_5_SMALL: &[(&str, More)] = &[
     ("ssm.inner_size", Count(2048)),
     ("full_attention_interval", Count(4)),
     ("rope.dimension_count", Count(64)),
+    ("rope.dimension_sections", IMAGE_ROPE),
 ];
+
+/// Pairs for time, height, width: of images, which do not run here; llama.cpp asks for them.
+const IMAGE_ROPE: More = Counts(&[(11, 2), (10, 1), (0, 1)]);
