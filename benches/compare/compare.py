@@ -7,6 +7,7 @@ the same token ids, threads and KV type (f16), and map the file. See README.md b
 """
 
 import argparse
+import ctypes
 import datetime
 import json
 import os
@@ -17,6 +18,9 @@ import statistics
 import subprocess
 import sys
 import time
+
+# llama.cpp's numbers of the ways to run.
+FLASH = {"auto": [-1], "off": [0], "on": [1], "better": [1, 0]}
 
 
 def main():
@@ -64,7 +68,7 @@ def parse():
     parser.add_argument("-n", "--decode", type=int, default=64)
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("-r", "--pairs", type=int, default=5)
-    parser.add_argument("--flash", choices=["auto", "on", "off", "better"], default="better",
+    parser.add_argument("--flash", choices=FLASH, default="better",
                         help="llama.cpp's flash attention; better: the faster of on and off, test by test")
     parser.add_argument("--peer-sample", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -94,8 +98,6 @@ def sample_peer(args, path):
 
 def peer_sample(args):
     """One sample of llama.cpp, in the Python that has it."""
-    import ctypes
-
     import llama_cpp as lc
 
     # The library logs to standard error by default, at length.
@@ -105,43 +107,39 @@ def peer_sample(args):
     start = time.perf_counter()
     model = lc.llama_model_load_from_file(args.files[0].encode(), lc.llama_model_default_params())
     load = time.perf_counter() - start
-    rss, best = None, {}
-    for flash in {"better": ["on", "off"]}.get(args.flash, [args.flash]):
-        start = time.perf_counter()
-        context = peer_context(args, lc, model, flash)
-        # Of the first context alone, as a program has one.
-        load += 0 if rss else time.perf_counter() - start
-        for test, tps in peer_tests(args, lc, model, context).items():
-            best[test] = max(tps, best.get(test, 0))
-        rss = rss or peak_rss()
-        lc.llama_free(context)
+    samples = [peer_context(args, lc, model, flash) for flash in FLASH[args.flash]]
+    tps = [sample["tps"] for sample in samples]
     features = lc.llama_print_system_info().decode().split("|")
     on = [f.split("=")[0].split(":")[-1].strip() for f in features if f.strip().endswith("= 1")]
     json.dump({
         "version": f"llama-cpp-python {lc.__version__} ({' '.join(on)})",
-        "tps": best,
-        "rss": rss,
-        "load": load,
+        "tps": {test: max(sample[test] for sample in tps) for test in tps[0]},
+        # Of the first context alone, as a program has one.
+        "rss": samples[0]["rss"],
+        "load": load + samples[0]["load"],
     }, sys.stdout)
     return 0
 
 
 def peer_context(args, lc, model, flash):
+    """What both tests and making the context cost, in one with this flash attention."""
+    start = time.perf_counter()
     params = lc.llama_context_default_params()
     params.n_ctx = max(args.prompt, args.decode)
     params.n_batch = params.n_ubatch = 512
     params.n_threads = params.n_threads_batch = args.threads
-    params.flash_attn_type = {"auto": -1, "off": 0, "on": 1}[flash]
+    params.flash_attn_type = flash
     context = lc.llama_init_from_model(model, params)
     if not context:
         sys.exit(f"{args.files[0]}: llama.cpp did not load it")
-    return context
+    load = time.perf_counter() - start
+    tps = peer_tests(args, lc, model, context)
+    lc.llama_free(context)
+    return {"tps": tps, "rss": peak_rss(), "load": load}
 
 
 def peer_tests(args, lc, model, context):
     """Tokens a second of both tests, after a run of each that does not count."""
-    import ctypes
-
     vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(model))
 
     def run(tokens, batch):

@@ -332,7 +332,8 @@ fn longrope_gguf(keys: Scaling, factors: [&[f32]; 2], context: usize) -> Result<
     })
 }
 
-/// Llama 3's scaling as the converter stores it: one divisor per pair of dimensions.
+/// The scaling of Llama 3 and the partial rope of Gemma 4 as the converter stores them: one divisor per pair
+/// of dimensions.
 pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
 
 fn yarn_gguf(keys: Scaling, factor: f32, context: usize) -> Result<RopeScaling> {

@@ -506,10 +506,7 @@ impl Checkpoint {
             self.tensor_error(tensor, format_args!("({}) is not finite in row {row}", tensor.ty))
         };
         if tensor.is_in_parts() {
-            return match self.bad_row(tensor) {
-                Some(row) => Err(bad(row)),
-                None => Ok(()),
-            };
+            return self.bad_row(tensor).map_or(Ok(()), |row| Err(bad(row)));
         }
         check_finite(tensor.ty, self.data(tensor))
             .map_err(|block| bad(block * tensor.ty.block_bytes() / tensor.row_bytes()))

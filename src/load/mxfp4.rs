@@ -71,10 +71,10 @@ fn whole(codes: &Tensor, scales: &Tensor, name: String) -> Result<Tensor> {
 impl Checkpoint {
     /// Appends rows of a tensor whose scales are apart, in blocks as GGUF has them.
     pub(crate) fn blocks(&self, tensor: &Tensor, rows: Range<usize>, out: &mut Vec<u8>) {
-        let Some(Scales { file, offset, len }) = tensor.scales else { return };
+        let Some(scales) = self.scales(tensor) else { return };
         let blocks = tensor.k() / (2 * BYTES);
         let blocks = rows.start * blocks..rows.end * blocks;
-        let scales = &self.sources[file].bytes[offset..][..len][blocks.clone()];
+        let scales = &scales[blocks.clone()];
         let codes = &self.data(tensor)[blocks.start * BYTES..blocks.end * BYTES];
         out.reserve(codes.len() + scales.len());
         for (&scale, codes) in scales.iter().zip(codes.as_chunks::<BYTES>().0) {
@@ -92,9 +92,13 @@ impl Checkpoint {
 
     /// The first row with a scale that is no number: the greatest of the biased exponents.
     pub(super) fn bad_row(&self, tensor: &Tensor) -> Option<usize> {
+        let scales = self.scales(tensor)?;
+        Some(scales.iter().position(|&scale| scale == 0xff)? / (scales.len() / tensor.rows()))
+    }
+
+    fn scales(&self, tensor: &Tensor) -> Option<&[u8]> {
         let Scales { file, offset, len } = tensor.scales?;
-        let scales = &self.sources[file].bytes[offset..][..len];
-        Some(scales.iter().position(|&scale| scale == 0xff)? / (len / tensor.rows()))
+        Some(&self.sources[file].bytes[offset..][..len])
     }
 }
 

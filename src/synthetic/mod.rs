@@ -24,6 +24,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use crate::arch::ROPE_FREQS;
 use crate::error::{Error, Result, input_error};
 use crate::load::{GgufEntry as Entry, Metadata, Value, gguf_padding, write_gguf_header};
 pub use mixture::Mixture;
@@ -94,8 +95,6 @@ fn values(shape: &Shape, entry: &Entry, seed: u64, out: &mut [u8]) {
         fill(entry.ty, 1.0 / (k as f32).sqrt(), seed, out);
     }
 }
-
-const ROPE_FREQS: &str = "rope_freqs.weight";
 
 fn entries(shape: &Shape, mixture: &Mixture) -> Result<Vec<Entry>> {
     let mut tensors = shape.tensors()?;

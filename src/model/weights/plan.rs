@@ -310,9 +310,8 @@ impl<'a> Plan<'a> {
             None => None,
         };
         let before = self.end;
-        let factors = [0, 1, 2].map(|i| self.factors(&mixer.bank[i]));
-        let [gate, up, down] = factors;
-        let factors = [gate?, up?, down?];
+        let [gate, up, down] = &mixer.bank;
+        let factors = [self.factors(gate)?, self.factors(up)?, self.factors(down)?];
         let expert = |i| self.expert(&mixer.bank, &factors, i);
         let bank = (0..mixer.count).map(expert).collect::<Result<_>>()?;
         let all = (self.end - before) as u64;
