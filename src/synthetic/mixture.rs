@@ -16,7 +16,7 @@ pub struct Mixture {
     more: MoreBits,
 }
 
-/// Where some tensors get a better type than the rest, or another: `attn_v` and `ffn_down` as a rule.
+/// Where some tensors get a better type than the rest, or another: `attn_v` (or `attn_qkv`) and `ffn_down` as a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MoreBits {
     Nowhere,
@@ -118,7 +118,7 @@ impl Mixture {
         }
         let eighth = n_layers / 8;
         let first = match part {
-            "attn_v.weight" => 4,
+            "attn_v.weight" | "attn_qkv.weight" => 4,
             "ffn_down.weight" | "ffn_down_exps.weight" => eighth,
             _ => return None,
         };
@@ -176,6 +176,7 @@ mod tests {
                     mixture("q4_k_m").type_of(&name, &[256, 8960], 28, false)
                 };
                 assert_eq!(ty("attn_v"), ty("ffn_down"));
+                assert_eq!(ty("attn_v"), ty("attn_qkv"));
                 for part in ["attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"] {
                     assert_eq!(ty(part), Q4_K);
                 }

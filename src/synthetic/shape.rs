@@ -193,9 +193,10 @@ impl Shape {
     pub fn tensors(&self) -> Result<Vec<(String, Vec<usize>)>> {
         let mut tensors = Vec::new();
         let mut visit = |slot: &Slot| {
-            // The branches of a block have one norm.
-            if !tensors.iter().any(|(name, _): &(String, _)| *name == slot.name) {
-                tensors.push((slot.name.clone(), slot.shape.clone()));
+            let tensor = tensor_of(slot);
+            // The branches of a block have one norm, and queries, keys and values one tensor.
+            if !tensors.contains(&tensor) {
+                tensors.push(tensor);
             }
             Ok(())
         };
@@ -216,6 +217,17 @@ impl Shape {
         let kind = self.rope_factors?;
         let pairs = self.head_dim / 2;
         Some((0..pairs).map(|pair| kind.of(pair, pairs, self.rope_theta)).collect())
+    }
+}
+
+/// The name and shape that llama.cpp's converter gives a tensor: it keeps queries, keys and values in
+/// one where the model has them so, and takes everything else apart.
+fn tensor_of(slot: &Slot) -> (String, Vec<usize>) {
+    match &slot.part {
+        Some(part) if part.tensor.ends_with("attn_qkv.weight") => {
+            (part.tensor.clone(), part.shape.clone())
+        }
+        _ => (slot.name.clone(), slot.shape.clone()),
     }
 }
 
@@ -258,6 +270,19 @@ mod tests {
         }
         assert!(Shape::by_name("SmolLM2-135M").is_some());
         assert!(Shape::by_name("gpt-2").is_none());
+    }
+
+    #[test]
+    fn a_delta_rule_has_one_tensor_of_queries_keys_and_values() {
+        let tensors = Shape::by_name("qwen3.5-0.8b").unwrap().tensors().unwrap();
+        let shape = |name: &str| {
+            tensors.iter().find(|(other, _)| other == name).map(|(_, shape)| shape.as_slice())
+        };
+        assert_eq!(shape("blk.0.attn_qkv.weight"), Some(&[3 * 2048, 1024][..]));
+        assert_eq!(shape("blk.0.attn_q.weight"), None);
+        assert_eq!(shape("blk.3.attn_q.weight"), Some(&[2 * 2048, 1024][..]));
+        assert_eq!(shape("blk.3.attn_qkv.weight"), None);
+        assert_eq!(tensors.len(), 320);
     }
 
     #[test]
