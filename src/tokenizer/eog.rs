@@ -36,10 +36,13 @@ const FILE_ENDS: &[&str] = &[
     "<|fim_pad|>",
     "<fim-pad>",
     "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
     "<|fim_repo|>",
     "<|repo_name|>",
     "<fim-repo>",
     "<reponame>",
+    "<REPO>",
     "<|file_sep|>",
 ];
 
@@ -55,27 +58,32 @@ pub(super) fn find(vocab: &Vocab, named: &[Option<u32>]) -> Vec<u32> {
     ids.extend(file_ends);
     ids.sort_unstable();
     ids.dedup();
-    let has = |text: &str| vocab.id(text).is_some();
-    // In these formats the tokens end a message inside a turn, not the turn.
-    let calls = has("<|return|>") && has("<|call|>")
-        || has("<|flush|>") && (has("<|call|>") || has("<|calls|>"));
-    for (text, inner) in [("<|end|>", calls), ("</s>", has("<|tool_response>"))] {
-        if inner {
-            ids.retain(|&id| vocab.id(text) != Some(id));
-        }
-    }
+    let inner: Vec<u32> = inner(vocab).map(|(id, _)| id).collect();
+    ids.retain(|id| !inner.contains(id));
     ids
+}
+
+/// The tokens that in some formats end a message inside a turn, or nothing, and what they are there.
+fn inner(vocab: &Vocab) -> impl Iterator<Item = (u32, Kind)> {
+    let has = |text: &str| vocab.id(text).is_some();
+    let calls = has("<|call|>") || has("<|calls|>");
+    [
+        ("<|end|>", calls && (has("<|return|>") || has("<|flush|>")), Kind::UserDefined),
+        ("</s>", has("<|tool_response>"), Kind::Normal),
+    ]
+    .into_iter()
+    .filter_map(|(text, inner, kind)| Some((vocab.id(text).filter(|_| inner)?, kind)))
 }
 
 /// Corrects the kinds of tokens that converters are known to get wrong.
 pub(super) fn correct_kinds(vocab: &mut Vocab, ends: &[u32]) {
+    let shown = SHOWN.iter().filter_map(|text| Some((vocab.id(text)?, Kind::UserDefined)));
+    let kinds: Vec<_> = inner(vocab).chain(shown).collect();
     for &id in ends {
         vocab.set_kind(id, Kind::Control);
     }
-    for text in SHOWN {
-        if let Some(id) = vocab.id(text) {
-            vocab.set_kind(id, Kind::UserDefined);
-        }
+    for (id, kind) in kinds {
+        vocab.set_kind(id, kind);
     }
 }
 
@@ -93,5 +101,23 @@ mod tests {
     fn ends_are_known_by_name_and_by_spelling() {
         assert_eq!(ends(&["<fin>", "a", "<|im_end|>", "</s>"]), [0, 2, 3]);
         assert_eq!(ends(&["<fin>", "<|end|>", "<|return|>", "<|call|>"]), [0, 2, 3]);
+        assert_eq!(ends(&["<fin>", "<|end|>", "<|return|>", "<|calls|>"]), [0, 2, 3]);
+        assert_eq!(ends(&["<fin>", "<|end|>", "<|return|>", "[PAD]", "<REPO>"]), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn ends_inside_a_turn_are_no_control_tokens() {
+        let kinds = |texts: &[&str]| {
+            let tokens = texts.iter().enumerate();
+            let tokens = tokens.map(|(id, &text)| (id as u32, text.into(), Kind::Control));
+            let mut vocab = Vocab::new(tokens).unwrap();
+            let found = find(&vocab, &[]);
+            correct_kinds(&mut vocab, &found);
+            (0..texts.len() as u32).map(|id| vocab.kind(id).unwrap()).collect::<Vec<_>>()
+        };
+        use Kind::{Control, Normal, UserDefined};
+        assert_eq!(kinds(&["<|end|>", "<|return|>", "<|call|>"]), [UserDefined, Control, Control]);
+        assert_eq!(kinds(&["</s>", "<|tool_response>"]), [Normal, Control]);
+        assert_eq!(kinds(&["</s>", "<|end|>"]), [Control, Control]);
     }
 }

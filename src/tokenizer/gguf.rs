@@ -37,18 +37,23 @@ pub trait MetadataSource {
 }
 
 const MODEL: &str = "tokenizer.ggml.model";
+const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const MERGES: &str = "tokenizer.ggml.merges";
 
 pub(super) fn build(metadata: &impl MetadataSource) -> Result<Inner> {
     let model = metadata.string(MODEL).ok_or_else(|| missing(MODEL, "a string"))?;
-    let kind: fn(Reader<_>) -> Result<Inner> = match model {
-        "gpt2" => gpt2,
-        "llama" => llama,
-        "bert" => bert,
-        "t5" => unigram,
-        "gemma4" => gemma4,
-        other => {
+    let pre = metadata.string(PRE).unwrap_or("default");
+    let kind: fn(Reader<_>) -> Result<Inner> = match (model, pre) {
+        ("gemma4", _) | ("gpt2", "gemma4" | "granite-embed-multi-311m") => {
+            |reader| marked(reader, true)
+        }
+        ("gpt2", "sarvam-moe") => |reader| marked(reader, false),
+        ("gpt2", _) => gpt2,
+        ("llama", _) => llama,
+        ("bert", _) => bert,
+        ("t5", _) => unigram,
+        (other, _) => {
             return Err(tokenizer_error(format!("{MODEL}: unsupported tokenizer {other:?}")));
         }
     };
@@ -130,15 +135,8 @@ impl<M: MetadataSource> Reader<'_, M> {
         let eos = self.id("eos", defaults.eos)?;
         let eog = eog::find(&self.vocab, &[eos, self.id("eot", None)?, self.id("eom", None)?]);
         eog::correct_kinds(&mut self.vocab, &eog);
-        let wanted = |name: &str, add: bool, id: Option<u32>| match (add, id) {
-            (false, _) => Ok(Vec::new()),
-            (true, Some(id)) => Ok(vec![id]),
-            (true, None) => Err(tokenizer_error(format!(
-                "a text wants a {name} token, but tokenizer.ggml.{name}_token_id is missing"
-            ))),
-        };
-        let prefix = wanted("bos", self.flag("add_bos_token", defaults.add_bos), bos)?;
-        let suffix = wanted("eos", self.flag("add_eos_token", defaults.add_eos), eos)?;
+        let prefix = added("bos", self.flag("add_bos_token", defaults.add_bos), bos)?;
+        let suffix = added("eos", self.flag("add_eos_token", defaults.add_eos), eos)?;
         Ok(Ends { bos, eos, prefix, suffix, eog })
     }
 
@@ -146,7 +144,7 @@ impl<M: MetadataSource> Reader<'_, M> {
     fn bounds(&self) -> impl Fn(&str) -> Bounds + use<M> {
         let name = self.metadata.string("general.name").unwrap_or_default().to_lowercase();
         let phi3 = name.contains("phi-3") || name.contains("phi3");
-        let pre = self.metadata.string("tokenizer.ggml.pre").unwrap_or_default();
+        let pre = self.metadata.string(PRE).unwrap_or_default();
         let mask = ["jina-v2-de", "jina-v2-es", "jina-v2-code"].contains(&pre);
         move |text| Bounds {
             left: mask && text == "<mask>",
@@ -164,8 +162,19 @@ impl<M: MetadataSource> Reader<'_, M> {
     }
 }
 
+/// What stands around a text that wants the token `name` if `add`.
+fn added(name: &str, add: bool, id: Option<u32>) -> Result<Vec<u32>> {
+    match (add, id) {
+        (false, _) => Ok(Vec::new()),
+        (true, Some(id)) => Ok(vec![id]),
+        (true, None) => Err(tokenizer_error(format!(
+            "a text wants a {name} token, but tokenizer.ggml.{name}_token_id is missing"
+        ))),
+    }
+}
+
 fn gpt2<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
-    let row = Row::named(reader.metadata.string("tokenizer.ggml.pre").unwrap_or("default"))?;
+    let row = Row::named(reader.metadata.string(PRE).unwrap_or("default"))?;
     let merges = reader.metadata.strings(MERGES);
     let merges = merges.ok_or_else(|| missing(MERGES, "an array of strings"))?;
     let model = Bpe::new(&reader.vocab, merges, row.splitters()?, row.ignore_merges)?;
@@ -209,8 +218,9 @@ fn bert<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
 }
 
 /// BPE over characters, as in gemma 4's own tokenizer.json: spaces have a mark, characters without a
-/// token are spelled in bytes, and no merge crosses the end of a line.
-fn gemma4<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
+/// token are spelled in bytes, and no merge crosses the end of a line. `begun`: every text has the first
+/// token, even where the file says no.
+fn marked<M: MetadataSource>(mut reader: Reader<'_, M>, begun: bool) -> Result<Inner> {
     let merges = reader.metadata.strings(MERGES);
     let merges = merges.ok_or_else(|| missing(MERGES, "an array of strings"))?;
     let pair = |(rank, merge): (usize, &String)| {
@@ -229,7 +239,11 @@ fn gemma4<M: MetadataSource>(mut reader: Reader<'_, M>) -> Result<Inner> {
         ..Settings::default()
     };
     let model = spelled::Bpe::new(&reader.vocab, settings, 0..0)?;
-    let ends = reader.ends(Defaults { bos: None, eos: None, add_bos: true, add_eos: false })?;
+    let mut ends =
+        reader.ends(Defaults { bos: None, eos: None, add_bos: begun, add_eos: false })?;
+    if begun {
+        ends.prefix = added("bos", true, ends.bos)?;
+    }
     let space = Pattern::Literal(" ".into());
     let lines = Pattern::Regex(Splitter::new(r"[^\n]+|\n+")?);
     let stages = Stages {
