@@ -55,6 +55,8 @@ pub(crate) struct Slot {
     pub(crate) shape: Vec<usize>,
     /// Added to the numbers of a vector: the norms of some models are stored as distances from 1.
     pub(crate) plus: f32,
+    /// On the products of the matrix of a [`Linear`].
+    pub(crate) factor: f32,
     /// Where a file without a tensor of this name has it.
     pub(crate) part: Option<Part>,
 }
@@ -256,6 +258,14 @@ pub(crate) struct LayerInput<S: Stage> {
 pub(crate) struct Linear<S: Stage> {
     pub(crate) matrix: S::Matrix,
     pub(crate) bias: Option<S::Vector>,
+}
+
+impl Linear<Named> {
+    /// With a factor on its products, before the bias.
+    pub(crate) fn times(mut self, factor: f32) -> Self {
+        self.matrix.factor *= factor;
+        self
+    }
 }
 
 /// Softmax attention of grouped heads.
@@ -539,7 +549,7 @@ impl<'v> Slots<'v> {
         fused: Option<Part>,
     ) -> Result<Slot> {
         let name = self.name(part);
-        let slot = Slot { name, shape: shape.to_vec(), plus, part: fused };
+        let slot = Slot { name, shape: shape.to_vec(), plus, factor: 1.0, part: fused };
         (self.visit)(&slot)?;
         Ok(slot)
     }

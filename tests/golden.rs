@@ -48,6 +48,8 @@ const CASES: &[&str] = &[
 /// Made by tests/fixtures/make.py, for everyone.
 const OWN: &[&str] = &[
     "nemotron_h",
+    "falcon_h1",
+    "falcon_h1_without_norm",
     "granitemoehybrid",
     "gemma4_moe",
     "gpt_neox",

@@ -42,9 +42,11 @@ fn made(dir: &TempDir) -> Vec<PathBuf> {
         std::fs::write(&path, random_of(arch, ty).build()).unwrap();
         all.push(path);
     }
-    // One norm for two branches; queries, keys and values head by head in one tensor; codes and scales apart.
+    // One norm for two branches; queries, keys and values head by head in one tensor; codes and scales
+    // apart; factors that no tensor has.
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    all.extend(["phi", "gpt_neox", "phi4_mini", "gpt_oss_mxfp4"].map(|case| fixtures.join(case)));
+    let cases = ["phi", "gpt_neox", "phi4_mini", "gpt_oss_mxfp4", "falcon_h1"];
+    all.extend(cases.map(|case| fixtures.join(case)));
     assert!(all.len() > 10);
     all
 }

@@ -74,7 +74,7 @@ impl Decoder {
                 .then(|| slots.tensor("attn_sinks.weight", &[heads.n_heads], 0.0))
                 .transpose()?,
             output_norm: output_norm.transpose()?,
-            output,
+            output: output.times(self.factors.attention),
             rope: self.roped[layer].then_some(usize::from(local)),
         })
     }

@@ -53,7 +53,7 @@ pub(crate) struct Decoder {
     /// Whether each layer rotates queries and keys.
     pub(super) roped: Vec<bool>,
     parallel: bool,
-    factors: Factors,
+    pub(super) factors: Factors,
     logits: Logits,
 }
 
@@ -129,7 +129,7 @@ impl Decoder {
             parallel: parallel(keys, row)?,
             scale: match &latent {
                 Some(latent) => latent.scale(keys, &config.rope)?,
-                None => super::attention::scale(keys, row, &config)?,
+                None => super::attention::scale(keys, row, &config)? * factors.scores,
             },
             latent,
             drafts,
@@ -232,15 +232,16 @@ impl Decoder {
             return Ok(());
         }
         blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
-            Ok(vec![match (recurrent, self.latent) {
-                (Some(recurrent), _) => self.recurrence(slots, recurrent, recurrences)?,
-                (None, Some(numbers)) => {
-                    Mixer::Latent(Box::new(self.latent(slots, numbers, attentions)?))
+            let attends = recurrent.is_none() || self.row.beside_attention;
+            let attention = match self.latent {
+                _ if !attends => None,
+                Some(numbers) => {
+                    Some(Mixer::Latent(Box::new(self.latent(slots, numbers, attentions)?)))
                 }
-                (None, None) => {
-                    Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?))
-                }
-            }])
+                None => Some(Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?))),
+            };
+            let recurrence = recurrent.map(|numbers| self.recurrence(slots, numbers, recurrences));
+            Ok(attention.into_iter().chain(recurrence.transpose()?).collect())
         })?);
         blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
@@ -360,7 +361,8 @@ impl Decoder {
             NormKind::Layer => (true, true),
             NormKind::LayerUnbiased => (true, false),
         };
-        let weight = slots.tensor(&format!("{part}.weight"), &[len], self.norms_plus)?;
+        let ending = if self.row.bare_norms.contains(&part) { "" } else { ".weight" };
+        let weight = slots.tensor(&format!("{part}{ending}"), &[len], self.norms_plus)?;
         let bias = biased.then(|| slots.tensor(&format!("{part}.bias"), &[len], 0.0));
         let eps = self.config.norm_eps;
         Ok(Norm { centred, weight: Some(weight), bias: bias.transpose()?, eps })

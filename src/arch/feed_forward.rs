@@ -85,7 +85,7 @@ impl Decoder {
                     let bias = mlp_bias.then(|| slots.part((part, "bias"), &[ffn], fused.as_ref()));
                     Ok(Linear { matrix, bias: bias.transpose()? })
                 };
-                Up::Gated([half("ffn_gate")?, half("ffn_up")?])
+                Up::Gated([half("ffn_gate")?.times(self.factors.gate), half("ffn_up")?])
             }
         };
         let down = if shared_ffn {
@@ -97,6 +97,7 @@ impl Decoder {
             self.linear(slots, "ffn_down", &[hidden, ffn], mlp_bias)?
         };
         let down_norm = self.row.sub_norms.then(|| self.norm(slots, "ffn_sub_norm", ffn));
+        let down = down.times(self.factors.down);
         Ok(Dense { ffn, act, up, down_norm: down_norm.transpose()?, down, gate: None })
     }
 }

@@ -14,6 +14,7 @@ mod refuse;
 mod rope;
 mod rows;
 mod singles;
+mod state_space;
 mod windows;
 
 pub(crate) use decoder::Decoder;

@@ -4,13 +4,14 @@ use super::decoder::Decoder;
 use super::keys::{self, Keys};
 use super::rows::{Recurrence, Row};
 use super::singles::Single;
+use super::state_space::MambaNumbers;
 use super::windows::all_but_every;
 use crate::config::limits;
 use crate::error::{Result, config_error, unsupported};
 use crate::load::{Array, Object, Value};
 use crate::spec::{
-    Convolution, Decay, DeltaHeads, DeltaNet, Fused, Linear, Mamba, MambaHeads, Mixer, Named, Norm,
-    RowMap, ShortConv, Slots,
+    Convolution, Decay, DeltaHeads, DeltaNet, Fused, Linear, Mixer, Named, Norm, RowMap, ShortConv,
+    Slots,
 };
 
 /// The recurrent layers of a model.
@@ -25,18 +26,6 @@ enum Numbers {
     DeltaNet { heads: DeltaHeads, taps: usize, logarithms: bool },
     ShortConv { taps: usize, bias: bool },
     Mamba(MambaNumbers),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct MambaNumbers {
-    heads: MambaHeads,
-    taps: usize,
-    /// Of the convolution, and of the matrices.
-    biases: [bool; 2],
-    /// Steps in time stay within these.
-    limits: [f32; 2],
-    /// Whether the file has logarithms of decays, and each group's norm as a row.
-    folder: bool,
 }
 
 impl Recurrent {
@@ -70,7 +59,7 @@ impl Recurrent {
                 let bias = keys.bool(keys::CONV_BIAS)?.unwrap_or(false);
                 Numbers::ShortConv { taps: taps(keys, keys::SHORT_TAPS)?, bias }
             }
-            Recurrence::Mamba => Numbers::Mamba(mamba(keys, row)?),
+            Recurrence::Mamba => Numbers::Mamba(MambaNumbers::read(keys, row)?),
         };
         Ok(Some(Self { layers, numbers }))
     }
@@ -80,7 +69,7 @@ impl Recurrent {
     }
 }
 
-fn taps(keys: Keys, key: keys::Size) -> Result<usize> {
+pub(super) fn taps(keys: Keys, key: keys::Size) -> Result<usize> {
     match keys.need(key)? {
         1 => Err(keys.error(key.key(), "is 1: a convolution over nothing but the token")),
         taps => Ok(taps),
@@ -88,78 +77,13 @@ fn taps(keys: Keys, key: keys::Size) -> Result<usize> {
 }
 
 /// The width of a head, where GGUF has that of all.
-fn inner_of_head(keys: Keys, n_heads: usize) -> Result<usize> {
+pub(super) fn inner_of_head(keys: Keys, n_heads: usize) -> Result<usize> {
     let all = keys.need(keys::INNER)?;
     if !all.is_multiple_of(n_heads) {
         let problem = format!("is {all}, no multiple of {n_heads} heads");
         return Err(keys.error(keys::INNER.key(), problem));
     }
     Ok(all / n_heads)
-}
-
-fn mamba(keys: Keys, row: &Row) -> Result<MambaNumbers> {
-    let n_heads = keys.need(keys::MAMBA_HEADS)?;
-    let head_dim = match keys {
-        Keys::Json(_) => keys.need(keys::MAMBA_HEAD_DIM)?,
-        Keys::Gguf { .. } => inner_of_head(keys, n_heads)?,
-    };
-    let (n_groups, d_state) = (keys.need(keys::MAMBA_GROUPS)?, keys.need(keys::MAMBA_STATE)?);
-    if !n_heads.is_multiple_of(n_groups) {
-        return Err(config_error(format!("{n_heads} heads do not share {n_groups} groups evenly")));
-    }
-    let heads = MambaHeads { n_heads, head_dim, n_groups, d_state };
-    if n_heads * head_dim > limits::WIDTH
-        || n_groups * d_state > limits::WIDTH
-        || heads.convolved() * heads.slot() > 4 * limits::WIDTH
-    {
-        return Err(config_error(format!(
-            "{n_heads} states of {d_state} by {head_dim} are too wide"
-        )));
-    }
-    let taps = taps(keys, keys::MAMBA_TAPS)?;
-    let (biases, limits) = match keys {
-        Keys::Json(json) => (mamba_biases(json)?, step_limits(json, row)?),
-        Keys::Gguf { .. } => ([true, false], [row.least_step.unwrap_or(0.0), f32::INFINITY]),
-    };
-    if let Keys::Json(json) = keys
-        && let Some(expand) = json.usize("mamba_expand")?
-        && keys.need(keys::HIDDEN)?.checked_mul(expand) != Some(heads.inner())
-    {
-        let problem = format!("is {expand}, which does not give {n_heads} heads of {head_dim}");
-        return Err(json.error("mamba_expand", problem));
-    }
-    let folder = matches!(keys, Keys::Json(_));
-    Ok(MambaNumbers { heads, taps, biases, limits, folder })
-}
-
-fn mamba_biases(json: Object) -> Result<[bool; 2]> {
-    let conv = match json.bool("mamba_conv_bias")? {
-        None => json.bool("use_conv_bias")?.unwrap_or(true),
-        Some(bias) => bias,
-    };
-    Ok([conv, json.bool("mamba_proj_bias")?.unwrap_or(false)])
-}
-
-/// What steps in time are held within: a pair, the second of which may be no number of JSON.
-fn step_limits(json: Object, row: &Row) -> Result<[f32; 2]> {
-    const KEY: &str = "time_step_limit";
-    let value = json.get(KEY);
-    if let Some(least) = row.least_step {
-        return Ok([json.f32("time_step_min")?.unwrap_or(least), f32::INFINITY]);
-    }
-    let Some(value) = value else { return Ok([0.0, f32::INFINITY]) };
-    let number = |value: &serde_json::Value| match value {
-        serde_json::Value::Object(map) => {
-            (map.get("__float__")?.as_str() == Some("Infinity")).then_some(f32::INFINITY)
-        }
-        other => other.as_f64().map(|x| x as f32),
-    };
-    let pair = value.as_array().filter(|pair| pair.len() == 2);
-    let pair = pair.and_then(|pair| Some([number(&pair[0])?, number(&pair[1])?]));
-    match pair.filter(|[low, high]| *low >= 0.0 && low <= high) {
-        Some(pair) => Ok(pair),
-        None => Err(json.error(KEY, format_args!("is {value}, not two steps"))),
-    }
 }
 
 /// lfm2 has keys for widths that are that of the model.
@@ -195,6 +119,9 @@ fn delta_heads(keys: Keys, tiled: bool) -> Result<DeltaHeads> {
 fn layers(keys: Keys, row: &Row, n_layers: usize) -> Result<Vec<bool>> {
     let short = row.recurrence == Recurrence::ShortConv;
     let listed = short || row.recurrence == Recurrence::Mamba;
+    if row.beside_attention {
+        return Ok(vec![true; n_layers]);
+    }
     let json = match keys {
         Keys::Gguf { .. } if listed => {
             let heads = keys.counts(keys::KV_HEADS.key(), n_layers)?;
@@ -339,40 +266,10 @@ impl Decoder {
             }
         })
     }
-
-    fn state_space(
-        &self,
-        slots: &mut Slots<'_>,
-        numbers: MambaNumbers,
-        kept: usize,
-    ) -> Result<Mamba<Named>> {
-        let MambaNumbers { heads, taps, biases: [conv_bias, bias], limits, folder } = numbers;
-        let (hidden, n) = (self.config.hidden, heads.n_heads);
-        let conv = channels(slots, "ssm_conv1d", heads.channels(), taps)?;
-        let own = conv_bias.then(|| slots.tensor("ssm_conv1d.bias", &[conv.channels], 0.0));
-        let groups = [heads.n_groups, heads.inner() / heads.n_groups];
-        let shape = if folder { vec![heads.inner()] } else { groups.to_vec() };
-        let weight = slots.tensor("ssm_norm.weight", &shape, 0.0)?;
-        Ok(Mamba {
-            heads,
-            input: self.linear(slots, "ssm_in", &[heads.inputs(), hidden], bias)?,
-            conv: Convolution { bias: own.transpose()?, ..conv },
-            decay: Decay {
-                rates: slots.tensor("ssm_a", &[n], 0.0)?,
-                logarithms: folder,
-                bias: slots.tensor("ssm_dt.bias", &[n], 0.0)?,
-                limits,
-            },
-            skip: slots.tensor("ssm_d", &[n], 0.0)?,
-            norm: Norm::rms(Some(weight), self.config.norm_eps),
-            output: self.linear(slots, "ssm_out", &[hidden, heads.inner()], bias)?,
-            kept,
-        })
-    }
 }
 
 /// A convolution without a bias.
-fn channels(
+pub(super) fn channels(
     slots: &mut Slots<'_>,
     part: &str,
     channels: usize,

@@ -42,7 +42,10 @@ pub(super) fn refuse_variants(keys: Keys, row: &Row) -> Result<()> {
         return refuse("use_parallel_residual", &true);
     }
     for (key, read) in [
-        ("embedding_multiplier", row.multipliers == Multipliers::Granite),
+        (
+            "embedding_multiplier",
+            matches!(row.multipliers, Multipliers::Granite | Multipliers::FalconH1),
+        ),
         ("attention_multiplier", row.multipliers == Multipliers::Granite),
         ("residual_multiplier", row.multipliers == Multipliers::Granite),
         ("logits_scaling", row.multipliers == Multipliers::Granite),

@@ -2,6 +2,7 @@
 
 mod cohere;
 mod deepseek;
+mod falcon;
 mod gemma;
 mod glm;
 mod gpt;
@@ -57,6 +58,10 @@ pub(super) struct Row {
     pub(super) least_step: Option<f32>,
     /// What some layers have instead of attention.
     pub(super) recurrence: Recurrence,
+    /// All layers have it beside attention: both read the same rows and are added together.
+    pub(super) beside_attention: bool,
+    /// What it gives is normalised in the files that say so.
+    pub(super) optional_gated_norm: bool,
     /// Keys and values are made of latents.
     pub(super) latent: bool,
     /// Each head has a score that no position has.
@@ -66,6 +71,8 @@ pub(super) struct Row {
     pub(super) norm: NormKind,
     /// Where a block has norms.
     pub(super) norms: Places,
+    /// Norms whose weights have the norm's name alone, without an ending.
+    pub(super) bare_norms: &'static [&'static str],
     /// GGUF's names of the norm before a feed-forward layer, and of the last.
     pub(super) ffn_norm: &'static str,
     pub(super) output_norm: &'static str,
@@ -183,6 +190,8 @@ pub(super) enum Multipliers {
     MiniCpm,
     /// On the logits; this where a config.json does not say.
     Logits(f32),
+    /// On the embedding, the logits, and most products of a layer. In GGUF the weights have them.
+    FalconH1,
 }
 
 /// The recurrent mixers of a model.
@@ -278,6 +287,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Row> {
         microsoft::ROWS,
         nvidia::ROWS,
         granite::ROWS,
+        falcon::ROWS,
         olmo::ROWS,
         cohere::ROWS,
         others::ROWS,

@@ -1,6 +1,6 @@
 //! Mixers that keep a state of one size, however long the text.
 
-use goldcrest_kernels::state_len;
+use goldcrest_kernels::{GateOrder, state_len};
 
 use super::{Linear, Norm, Stage};
 
@@ -129,13 +129,15 @@ pub(crate) struct Mamba<S: Stage> {
     pub(crate) heads: MambaHeads,
     /// Gates of what comes out, inputs, B, C, and a step in time for each head.
     pub(crate) input: Linear<S>,
+    /// On each of those.
+    pub(crate) factors: Option<[f32; 5]>,
     /// Of inputs, B and C.
     pub(crate) conv: Convolution<S>,
     pub(crate) decay: Decay<S>,
     /// `[n_heads]`: how much of an input goes by the state.
     pub(crate) skip: S::Vector,
-    /// Over each group of heads: norm(x * silu(gate)).
-    pub(crate) norm: Norm<S>,
+    /// Over each group of heads, before or after the gate; x * silu(gate) without one.
+    pub(crate) norm: Option<(Norm<S>, GateOrder)>,
     /// `[hidden, n_heads * head_dim]`
     pub(crate) output: Linear<S>,
     /// Which of the state's recurrences.
@@ -163,9 +165,15 @@ impl MambaHeads {
         self.inner() + 2 * self.n_groups * self.d_state
     }
 
+    /// Rows of each part of [`Mamba::input`].
+    pub(crate) fn parts(&self) -> [usize; 5] {
+        let shared = self.n_groups * self.d_state;
+        [self.inner(), self.inner(), shared, shared, self.n_heads]
+    }
+
     /// Rows of [`Mamba::input`].
     pub(crate) fn inputs(&self) -> usize {
-        self.inner() + self.channels() + self.n_heads
+        self.parts().iter().sum()
     }
 
     /// The group of a head.

@@ -1,7 +1,7 @@
 //! The state space of Mamba-2: products; convolutions and steps in time; every head's state past all
 //! rows of each run; gates and norms; and the projection of what was read.
 
-use goldcrest_kernels::{GateOrder, Scan, TokenRows};
+use goldcrest_kernels::{Nonlinearity, Scan, TokenRows};
 
 use super::Walk;
 use super::needs::{Rows, side_by_side};
@@ -32,7 +32,8 @@ struct Step<'s, 'a> {
 }
 
 impl Walk<'_> {
-    /// x += output(norm(scan(conv(input(norm(x)))) * silu(gate)))
+    /// x += output(norm(scan(conv(input(norm(x)))) * silu(gate))), or with the gate after the norm, or
+    /// without one
     pub(super) fn mamba(
         &self,
         w: &mut Worker<'_>,
@@ -51,14 +52,31 @@ impl Walk<'_> {
         };
         let input = self.hidden(at.pre());
         self.side_by_side(w, lane, &input, std::iter::once(&mixer.input), step.inputs)?;
+        if let Some(factors) = mixer.factors {
+            step.multiply(w, factors)?;
+        }
         step.convolve(w, lane)?;
         step.advance(w)?;
-        step.normalise(w)?;
+        step.gate(w, lane)?;
         self.residual(w, lane, at, &self.made(step.read, heads.inner()), &mixer.output)
     }
 }
 
 impl Step<'_, '_> {
+    /// Multiplies each part of the inputs by its factor.
+    fn multiply(&self, w: &mut Worker<'_>, factors: [f32; 5]) -> Result<(), Poisoned> {
+        let grid = self.inputs.grid(w, 1, usize::MAX);
+        w.each(self.walk.rows, 1, grid, |_, mut rows| {
+            let mut rest = rows.row(0);
+            for (len, factor) in self.heads.parts().into_iter().zip(factors) {
+                let (part, after) = rest.split_at_mut(len);
+                self.walk.graph.kernels.scale(part, factor);
+                rest = after;
+            }
+        });
+        w.barrier()
+    }
+
     /// A task is what a slot holds.
     fn convolve(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
         let (walk, heads, tails) = (self.walk, self.heads, 2 * self.mixer.kept);
@@ -129,21 +147,29 @@ impl Step<'_, '_> {
         }
     }
 
-    /// norm(x * silu(gate)) of every group
-    fn normalise(&self, w: &mut Worker<'_>) -> Result<(), Poisoned> {
-        let norm = &self.mixer.norm;
+    /// Gates and normalises every group.
+    fn gate(&self, w: &mut Worker<'_>, lane: &mut Lane) -> Result<(), Poisoned> {
         let inner = self.heads.inner();
-        let width = inner / self.heads.n_groups;
-        let weight = norm.weight.as_deref().expect("a gated norm has weights");
         let grid = self.read.grid(w, 1, usize::MAX);
         w.each(self.walk.rows, 1, grid, |claim, mut rows| {
             let gates = &self.inputs.row(w, claim.start)[..inner];
-            let groups = rows.row(0).chunks_exact_mut(width).zip(gates.chunks_exact(width));
-            for ((x, gate), weight) in groups.zip(weight.chunks_exact(width)) {
-                let kernels = self.walk.graph.kernels;
-                kernels.gated_norm(x, gate, weight, norm.eps, GateOrder::BeforeNorm);
-            }
+            self.gate_row(rows.row(0), gates, &mut lane.row[..inner]);
         });
         w.barrier()
+    }
+
+    fn gate_row(&self, x: &mut [f32], gates: &[f32], room: &mut [f32]) {
+        let kernels = self.walk.graph.kernels;
+        let Some((norm, order)) = &self.mixer.norm else {
+            room.copy_from_slice(gates);
+            kernels.activate(Nonlinearity::Silu, room);
+            return kernels.multiply(x, room);
+        };
+        let weight = norm.weight.as_deref().expect("a gated norm has weights");
+        let width = x.len() / self.heads.n_groups;
+        let groups = x.chunks_exact_mut(width).zip(gates.chunks_exact(width));
+        for ((x, gate), weight) in groups.zip(weight.chunks_exact(width)) {
+            kernels.gated_norm(x, gate, weight, norm.eps, *order);
+        }
     }
 }

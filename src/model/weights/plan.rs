@@ -444,7 +444,7 @@ impl<'a> Plan<'a> {
     fn slot(&mut self, slot: &Slot, quantize: Option<Format>) -> Result<Source<'a>> {
         let factor = self.factors(slot)?.map_or(1.0, |factors| factors[0]);
         let mut source = self.place(slot, quantize)?;
-        source.matrix.factor = factor;
+        source.matrix.factor = factor * slot.factor;
         Ok(source)
     }
 

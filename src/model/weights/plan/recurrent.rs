@@ -35,13 +35,18 @@ impl Plan<'_> {
     }
 
     pub(super) fn mamba(&mut self, mixer: &Mamba<Named>) -> Result<Mamba<Loaded>> {
+        let norm = match &mixer.norm {
+            Some((norm, order)) => Some((self.norm(norm)?, *order)),
+            None => None,
+        };
         Ok(Mamba {
             heads: mixer.heads,
             input: self.linear(&mixer.input)?,
+            factors: mixer.factors,
             conv: self.convolution(&mixer.conv)?,
             decay: self.decay(&mixer.decay)?,
             skip: self.vector(&mixer.skip)?,
-            norm: self.norm(&mixer.norm)?,
+            norm,
             output: self.linear(&mixer.output)?,
             kept: mixer.kept,
         })
