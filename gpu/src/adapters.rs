@@ -1,0 +1,247 @@
+//! Finding devices and opening one.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::pipelines::Pipelines;
+
+/// What sort of device it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// A card with memory of its own.
+    Discrete,
+    /// Part of the processor, with the system's memory.
+    Integrated,
+    /// Of a virtual machine.
+    Virtual,
+    /// A program that runs on the CPU: used when it is named, and never else.
+    Software,
+    /// The driver does not say.
+    Other,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Discrete => "discrete",
+            Self::Integrated => "integrated",
+            Self::Virtual => "virtual",
+            Self::Software => "software",
+            Self::Other => "unknown",
+        })
+    }
+}
+
+/// A device that a driver offers.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// Its number among [`devices`].
+    pub index: usize,
+    /// What the driver calls it.
+    pub name: String,
+    /// The driver and its version.
+    pub driver: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: &'static str,
+    /// What sort it is.
+    pub kind: DeviceKind,
+    /// Bytes of a buffer at most.
+    pub max_buffer: u64,
+    /// Bytes of what one dispatch sees of a buffer, at most: matrices above are several dispatches.
+    pub max_binding: u64,
+    /// Bytes of shared memory of a workgroup.
+    pub shared_memory: u32,
+    /// Threads of a subgroup.
+    pub subgroup: [u32; 2],
+    /// Half floats in kernels.
+    pub half: bool,
+}
+
+/// All devices of all drivers.
+pub fn devices() -> Vec<DeviceInfo> {
+    adapters().iter().enumerate().map(|(index, adapter)| describe(index, adapter)).collect()
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends,
+        flags: wgpu::InstanceFlags::empty(),
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    pollster::block_on(instance.enumerate_adapters(backends))
+}
+
+fn describe(index: usize, adapter: &wgpu::Adapter) -> DeviceInfo {
+    let (info, limits) = (adapter.get_info(), adapter.limits());
+    DeviceInfo {
+        index,
+        name: info.name,
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        backend: match info.backend {
+            wgpu::Backend::Vulkan => "vulkan",
+            wgpu::Backend::Metal => "metal",
+            wgpu::Backend::Dx12 => "dx12",
+            _ => "other",
+        },
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => DeviceKind::Discrete,
+            wgpu::DeviceType::IntegratedGpu => DeviceKind::Integrated,
+            wgpu::DeviceType::VirtualGpu => DeviceKind::Virtual,
+            wgpu::DeviceType::Cpu => DeviceKind::Software,
+            wgpu::DeviceType::Other => DeviceKind::Other,
+        },
+        max_buffer: limits.max_buffer_size,
+        max_binding: limits.max_storage_buffer_binding_size,
+        shared_memory: limits.max_compute_workgroup_storage_size,
+        subgroup: [info.subgroup_min_size, info.subgroup_max_size],
+        half: adapter.features().contains(wgpu::Features::SHADER_F16),
+    }
+}
+
+/// A device that is open; cheap to clone.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    info: DeviceInfo,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    pipelines: Pipelines,
+    /// The first thing that went wrong since somebody asked.
+    fault: Arc<Mutex<Option<Error>>>,
+}
+
+impl Device {
+    /// Opens the device of this number, or whose name has this in it; without either the best one
+    /// that is no [`Software`](DeviceKind::Software).
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Driver`], and [`Error::Below`] for less than the least that WebGPU
+    /// promises.
+    pub fn open(which: Option<&str>) -> Result<Self> {
+        let adapters = adapters();
+        let infos: Vec<_> = adapters.iter().enumerate().map(|(i, a)| describe(i, a)).collect();
+        let index = choose(&infos, which)?;
+        let (adapter, info) = (&adapters[index], infos[index].clone());
+        let (limits, least) = (adapter.limits(), wgpu::Limits::default());
+        if !least.check_limits(&limits) {
+            let mut problem = String::new();
+            least.check_limits_with_fail_fn(&limits, true, |name, needs, has| {
+                problem = format!("{name} is {has}, not {needs}");
+            });
+            return Err(Error::Below { name: info.name, problem });
+        }
+        let descriptor = wgpu::DeviceDescriptor {
+            label: None,
+            required_features: wgpu::Features::empty(),
+            required_limits: limits,
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        };
+        let opened = pollster::block_on(adapter.request_device(&descriptor));
+        let (device, queue) = opened.map_err(|error| Error::Driver {
+            name: info.name.clone(),
+            problem: error.to_string(),
+        })?;
+        let fault = Arc::new(Mutex::new(None));
+        let own = Arc::clone(&fault);
+        device.on_uncaptured_error(Arc::new(move |error| {
+            note(
+                &own,
+                match error {
+                    wgpu::Error::OutOfMemory { source } => Error::OutOfMemory(source.to_string()),
+                    other => Error::Refused(other.to_string()),
+                },
+            );
+        }));
+        let own = Arc::clone(&fault);
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(&own, Error::Lost(message));
+            }
+        });
+        Ok(Self(Arc::new(Inner { info, device, queue, pipelines: Pipelines::default(), fault })))
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.0.info
+    }
+
+    pub(crate) fn raw(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    pub(crate) fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    pub(crate) fn pipelines(&self) -> &Pipelines {
+        &self.0.pipelines
+    }
+
+    /// Says what went wrong since the last time.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check(&self) -> Result<()> {
+        let mut fault = self.0.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.take().map_or(Ok(()), Err)
+    }
+
+    /// Keeps the first of several faults: the others follow from it.
+    pub(crate) fn lost(&self, message: impl fmt::Display) -> Error {
+        self.check().err().unwrap_or_else(|| Error::Lost(message.to_string()))
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Device").field(&self.0.info.name).finish()
+    }
+}
+
+fn note(fault: &Mutex<Option<Error>>, error: Error) {
+    let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
+    fault.get_or_insert(error);
+}
+
+fn choose(infos: &[DeviceInfo], which: Option<&str>) -> Result<usize> {
+    let Some(which) = which else {
+        let rank = |info: &&DeviceInfo| match info.kind {
+            DeviceKind::Discrete => 0,
+            DeviceKind::Integrated => 1,
+            DeviceKind::Virtual | DeviceKind::Other => 2,
+            DeviceKind::Software => 3,
+        };
+        let hardware = infos.iter().filter(|info| info.kind != DeviceKind::Software);
+        return hardware.min_by_key(rank).map(|info| info.index).ok_or_else(|| {
+            let problem = match infos {
+                [] => "no driver was found".to_owned(),
+                _ => format!(
+                    "there are only software devices, which must be named: {}",
+                    names(infos)
+                ),
+            };
+            Error::Unknown("auto".to_owned(), problem)
+        });
+    };
+    let numbered = which.parse::<usize>().ok().filter(|&index| index < infos.len());
+    let name = which.to_lowercase();
+    let named = || infos.iter().find(|info| info.name.to_lowercase().contains(&name));
+    numbered.or_else(|| named().map(|info| info.index)).ok_or_else(|| {
+        let there = if infos.is_empty() { "no driver was found".into() } else { names(infos) };
+        Error::Unknown(which.to_owned(), there)
+    })
+}
+
+fn names(infos: &[DeviceInfo]) -> String {
+    let names: Vec<_> =
+        infos.iter().map(|info| format!("{} ({})", info.index, info.name)).collect();
+    names.join(", ")
+}

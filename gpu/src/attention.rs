@@ -1,0 +1,182 @@
+//! Attention over keys and values on the device.
+
+use crate::cache::{CacheLayout, KvFormat};
+use crate::error::Result;
+use crate::memory::Floats;
+use crate::plan::{Binding, Builder, Class, Grid};
+use crate::product::NONE;
+use crate::shaders::{ATTEND, ATTENTION, MERGE, Names, STORE};
+
+/// Threads of a workgroup.
+const THREADS: usize = 128;
+/// Numbers of queries that a workgroup keeps.
+const QUERIES: usize = 2048;
+
+/// A norm over each head.
+pub type HeadNorm = crate::norm::Norm;
+
+/// One block's attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    /// Query heads.
+    pub heads: usize,
+    /// Where its keys and values are in a [`Cache`](crate::Cache), and how they lie.
+    pub kept: usize,
+    /// How they lie.
+    pub cache: CacheLayout,
+    /// Rows of queries, keys and values, and the columns where each begin; no keys and values where
+    /// those of an earlier block are attended to.
+    pub qkv: &'a Floats,
+    /// The column of the keys, and of the values.
+    pub kv: Option<[usize; 2]>,
+    /// Whether a gate follows each query.
+    pub gated: bool,
+    /// Of queries, keys and values.
+    pub norms: [Option<HeadNorm>; 3],
+    /// Whether norms come after the rotation.
+    pub norms_last: bool,
+    /// Pairs that are rotated, where their angles begin in a row, and whether the two of a pair are
+    /// that far apart instead of side by side.
+    pub rope: Option<(usize, usize, bool)>,
+    /// Cosines and sines of each row.
+    pub angles: &'a Floats,
+    /// On the products of queries and keys.
+    pub scale: f32,
+    /// `cap tanh(x / cap)` of those.
+    pub cap: Option<f32>,
+    /// Positions that a row sees.
+    pub window: Option<usize>,
+    /// Where a score of each head that no position has begins.
+    pub sinks: Option<u32>,
+    /// `1 + beta ln(1 + floor(position / step))` on queries.
+    pub temperature: Option<(f32, usize)>,
+    /// Where what is attended to goes.
+    pub out: &'a Floats,
+    /// Chunks of a row.
+    pub partials: &'a Floats,
+    /// Norms and sinks.
+    pub vectors: &'a Floats,
+}
+
+impl Attention<'_> {
+    fn words(&self) -> Vec<u32> {
+        let group = self.heads / self.cache.heads;
+        let step = self.cache.head_dim * if self.gated { 2 } else { 1 };
+        let [k, v] = self.kv.unwrap_or([0, 0]);
+        let (rotated, angles, apart) = self.rope.unwrap_or((0, 0, false));
+        let (beta, temperature_step) = self.temperature.unwrap_or((0.0, 1));
+        let mut words = vec![
+            self.heads as u32,
+            self.cache.heads as u32,
+            group as u32,
+            self.qkv.stride as u32,
+            0,
+            step as u32,
+            k as u32,
+            v as u32,
+            self.scale.to_bits(),
+            self.cap.unwrap_or(0.0).to_bits(),
+            self.window.map_or(u32::MAX, |window| window as u32),
+            self.sinks.unwrap_or(NONE),
+            rotated as u32,
+            angles as u32,
+            self.angles.stride as u32,
+            apart.into(),
+            self.norms_last.into(),
+            self.gated.into(),
+            beta.to_bits(),
+            temperature_step as u32,
+            self.out.stride as u32,
+            self.kv.is_some().into(),
+            0,
+            0,
+        ];
+        for norm in self.norms {
+            let norm = norm.unwrap_or(HeadNorm { weight: NONE, ..HeadNorm::default() });
+            let bias = norm.bias.unwrap_or(NONE);
+            words.extend([norm.weight, bias, norm.eps.to_bits(), norm.centred.into()]);
+        }
+        words
+    }
+
+    /// Names that all kernels of attention know: `heads` lie in shared memory, of which `lanes` threads
+    /// share one.
+    fn names(&self, threads: usize, heads: usize, lanes: usize) -> Names {
+        let half = self.cache.format == KvFormat::F16;
+        Names::default()
+            .set("D", self.cache.head_dim)
+            .set("THREADS", threads)
+            .set("HEADS", heads)
+            .set("ROOM", heads * self.cache.head_dim)
+            .set("LANES", lanes)
+            .set("CELL", if half { "u32" } else { "vec2<f32>" })
+            .flag("HALF", half)
+    }
+}
+
+impl Builder<'_> {
+    /// Adds attention. In a plan of single rows one kernel makes queries, keys and values ready and
+    /// attends; in others a kernel before it does.
+    ///
+    /// # Errors
+    /// What the driver says against it.
+    pub fn attention(&mut self, attention: &Attention<'_>) -> Result<()> {
+        let alone = self.class != Class::Many;
+        let heads = attention.heads as u32;
+        if !alone {
+            let kv = if attention.kv.is_some() { 2 * attention.cache.heads as u32 } else { 0 };
+            let names = attention.names(64, 1, 64);
+            let grid = Grid::Store { x: heads + kv };
+            self.attention_step(attention, (&[ATTENTION, STORE], &names), grid)?;
+        }
+        self.attend(attention, alone)?;
+        if alone {
+            let names = attention.names(64, 1, 64);
+            let grid = Grid::Merge { x: heads };
+            self.attention_step(attention, (&[ATTENTION, MERGE], &names), grid)?;
+        }
+        Ok(())
+    }
+
+    fn attend(&mut self, attention: &Attention<'_>, alone: bool) -> Result<()> {
+        let (d, kv_heads) = (attention.cache.head_dim, attention.cache.heads);
+        let group = attention.heads / kv_heads;
+        // Queries of a workgroup: what shared memory holds, and of a single row no more than there are.
+        let most = (QUERIES / d).clamp(1, 16);
+        let r = if alone { most.min(group.next_power_of_two()) } else { most };
+        let pairs = d / 2;
+        // Threads of a query's pairs: whole groups of them, or more pairs than threads.
+        let groups = (THREADS / pairs).clamp(1, r);
+        let per_group = THREADS / groups;
+        let names = attention
+            .names(THREADS, if alone { r + 2 } else { r }, 8)
+            .set("R", r)
+            .set("GROUPS", groups)
+            .set("SCORES", 32 * r)
+            .set("QN", r.div_ceil(4))
+            .set("ON", r.div_ceil(groups))
+            .set("WN", pairs.div_ceil(per_group))
+            .set("SPAN", per_group)
+            .set("WORD", format!("(t % {per_group}u)"))
+            .flag("ALONE", alone);
+        let grid = Grid::Attend { kv_heads: kv_heads as u32, group: group as u32, r: r as u32 };
+        self.attention_step(attention, (&[ATTENTION, ATTEND], &names), grid)
+    }
+
+    fn attention_step(
+        &mut self,
+        attention: &Attention<'_>,
+        kernel: (&[&str], &Names),
+        grid: Grid,
+    ) -> Result<()> {
+        let bindings = [
+            Binding::write(1, &attention.qkv.buffer),
+            Binding::read(2, &attention.vectors.buffer),
+            Binding::read(3, &attention.angles.buffer),
+            Binding::write(4, &attention.out.buffer),
+            Binding::write(5, &attention.partials.buffer),
+        ];
+        let work = (attention.heads * attention.cache.head_dim) as u64;
+        self.step(kernel, &attention.words(), &bindings, (grid, Some(attention.kept), work))
+    }
+}

@@ -1,0 +1,263 @@
+//! Running plans.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use crate::ROWS;
+use crate::adapters::Device;
+use crate::cache::{Cache, RUN};
+use crate::error::Result;
+use crate::memory::{Floats, buffer, bytes_of};
+use crate::plan::{Class, Count, Grid, Plan};
+
+/// Texts of a pass at most.
+const RUNS: usize = ROWS;
+/// Multiplications of one submission at most, but for passes of one row: drivers give up a device that
+/// is busy for seconds.
+const WORK: u64 = 1 << 37;
+/// Positions of a chunk of a lone row's attention at least, and chunks at most.
+const CHUNK: usize = 128;
+/// Chunks of all lone rows of a pass at most.
+pub(crate) const CHUNKS: usize = 64;
+
+/// Where a text's rows are in a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct RunAt<'a> {
+    /// Its first row, and how many it has.
+    pub first: usize,
+    /// How many rows it has.
+    pub rows: usize,
+    /// The position of its first row.
+    pub start: usize,
+    /// Its keys and values.
+    pub cache: &'a Cache,
+}
+
+/// What a pass of a plan is over.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// Rows of all texts.
+    pub rows: usize,
+    /// The rows whose logits are wanted.
+    pub wanted: &'a [u32],
+    /// The texts.
+    pub runs: &'a [RunAt<'a>],
+}
+
+impl Pass<'_> {
+    /// The class of its plans: that of its rows, if each is a text's only one.
+    pub fn class(&self) -> Class {
+        if self.runs.iter().any(|run| run.rows > 1) { Class::Many } else { Class::of(self.rows) }
+    }
+}
+
+/// What goes to a device with each pass and comes from it.
+#[derive(Debug)]
+pub struct Io {
+    /// How many rows there are, and how many are wanted.
+    pub(crate) counts: wgpu::Buffer,
+    pub(crate) wanted: wgpu::Buffer,
+    pub(crate) runs: wgpu::Buffer,
+    staging: Mutex<wgpu::Buffer>,
+}
+
+impl Io {
+    /// Buffers for the parameters of passes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn new(device: &Device) -> Result<Self> {
+        let usage = wgpu::BufferUsages::COPY_DST;
+        let uniform = usage | wgpu::BufferUsages::UNIFORM;
+        Ok(Self {
+            counts: buffer(device, 16, uniform)?,
+            wanted: buffer(device, 4 * ROWS as u64, usage | wgpu::BufferUsages::STORAGE)?,
+            runs: buffer(device, RUN * RUNS as u64, uniform)?,
+            staging: Mutex::new(staging(device, 1 << 16)?),
+        })
+    }
+}
+
+fn staging(device: &Device, bytes: u64) -> Result<wgpu::Buffer> {
+    buffer(device, bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)
+}
+
+/// How many chunks the positions of a row are cut into, and how long they are, where so many rows
+/// of a pass are cut.
+fn chunks(positions: usize, cut: usize) -> (usize, usize) {
+    let most = CHUNKS.checked_div(cut).unwrap_or(1);
+    if positions <= 2 * CHUNK || most <= 1 {
+        return (1, positions.next_multiple_of(32));
+    }
+    let len = positions.div_ceil(most).max(CHUNK).next_multiple_of(32);
+    (positions.div_ceil(len), len)
+}
+
+/// What a step needs to know of a pass.
+struct Encoding<'a> {
+    pass: &'a Pass<'a>,
+    /// Of each run.
+    chunks: Vec<(usize, usize)>,
+}
+
+impl Device {
+    /// Copies rows of `width` numbers to the device.
+    pub fn write(&self, to: &Floats, rows: &[f32], width: usize) {
+        let words = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        if width == to.stride {
+            self.queue().write_buffer(&to.buffer, 0, &bytes_of(&words(rows)));
+            return;
+        }
+        for (i, row) in rows.chunks_exact(width).enumerate() {
+            let at = (i * to.stride * 4) as u64;
+            self.queue().write_buffer(&to.buffer, at, &bytes_of(&words(row)));
+        }
+    }
+
+    /// Runs a plan, and hands the first `rows` rows of `result` to `take`, `width` numbers each.
+    /// Submits once for a pass of one row.
+    ///
+    /// # Errors
+    /// [`Error::Lost`](crate::Error::Lost) and what else the driver says.
+    pub fn run(
+        &self,
+        io: &Io,
+        plans: &[&Plan],
+        pass: &Pass<'_>,
+        (result, rows, width): (&Floats, usize, usize),
+        take: impl FnMut(usize, &[f32]),
+    ) -> Result<usize> {
+        let encoding = self.begin(io, pass);
+        let mut submits = 0;
+        let mut encoder = self.raw().create_command_encoder(&Default::default());
+        let mut work = 0;
+        for plan in plans {
+            let mut first = 0;
+            while first < plan.steps.len() {
+                let mut compute = encoder.begin_compute_pass(&Default::default());
+                for step in &plan.steps[first..] {
+                    first += 1;
+                    encoding.dispatch(&mut compute, step);
+                    work += step.work * pass.rows as u64;
+                    if work > WORK && pass.rows > 1 {
+                        break;
+                    }
+                }
+                drop(compute);
+                if work > WORK && pass.rows > 1 {
+                    self.queue().submit([encoder.finish()]);
+                    submits += 1;
+                    work = 0;
+                    encoder = self.raw().create_command_encoder(&Default::default());
+                }
+            }
+        }
+        if rows == 0 {
+            self.queue().submit([encoder.finish()]);
+            self.wait()?;
+            return Ok(submits + 1);
+        }
+        let mut staged = io.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = (rows * result.stride * 4) as u64;
+        if staged.size() < bytes {
+            *staged = staging(self, bytes.next_power_of_two())?;
+        }
+        encoder.copy_buffer_to_buffer(&result.buffer, 0, &staged, 0, bytes);
+        self.queue().submit([encoder.finish()]);
+        self.read(&staged, bytes, (result.stride, width), take)?;
+        Ok(submits + 1)
+    }
+
+    fn begin<'a>(&self, io: &Io, pass: &'a Pass<'a>) -> Encoding<'a> {
+        let cut = if pass.class() == Class::Many { 0 } else { pass.runs.len() };
+        let chunks: Vec<_> =
+            pass.runs.iter().map(|run| chunks(run.start + run.rows, cut)).collect();
+        let counts = [pass.rows as u32, pass.wanted.len() as u32, 0, 0];
+        self.queue().write_buffer(&io.counts, 0, &bytes_of(&counts));
+        if !pass.wanted.is_empty() {
+            self.queue().write_buffer(&io.wanted, 0, &bytes_of(pass.wanted));
+        }
+        let mut words = Vec::with_capacity(pass.runs.len() * RUN as usize / 4);
+        let mut before = 0;
+        for (run, &(chunks, len)) in pass.runs.iter().zip(&chunks) {
+            let positions = run.cache.positions;
+            let own = [run.first, run.rows, run.start, chunks, len, before, positions];
+            let end = words.len() + RUN as usize / 4;
+            words.extend(own.map(|n| n as u32));
+            before += chunks;
+            words.resize(end, 0);
+        }
+        self.queue().write_buffer(&io.runs, 0, &bytes_of(&words));
+        Encoding { pass, chunks }
+    }
+
+    fn wait(&self) -> Result<()> {
+        let waited = self.raw().poll(wgpu::PollType::wait_indefinitely());
+        waited.map_err(|error| self.lost(error))?;
+        self.check()
+    }
+
+    fn read(
+        &self,
+        staged: &wgpu::Buffer,
+        bytes: u64,
+        (stride, width): (usize, usize),
+        mut take: impl FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let slice = staged.slice(..bytes);
+        slice.map_async(wgpu::MapMode::Read, |_| ());
+        self.wait()?;
+        let view = slice.get_mapped_range().map_err(|error| self.lost(error))?;
+        let mut row = vec![0.0; width];
+        for (i, bytes) in view.chunks_exact(stride * 4).enumerate() {
+            for (to, from) in row.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *to = f32::from_le_bytes(*from);
+            }
+            take(i, &row);
+        }
+        drop(view);
+        staged.unmap();
+        Ok(())
+    }
+}
+
+impl Encoding<'_> {
+    fn dispatch(&self, compute: &mut wgpu::ComputePass<'_>, step: &crate::plan::Step) {
+        compute.set_pipeline(&step.pipeline);
+        compute.set_bind_group(0, &step.bindings, &[]);
+        let rows = |count| match count {
+            Count::Pass => self.pass.rows as u32,
+            Count::Wanted => self.pass.wanted.len() as u32,
+        };
+        let (x, y) = match step.grid {
+            Grid::Rows { x, per, times, count } => (x, rows(count).div_ceil(per) * times),
+            Grid::RowsAlongX { count } => (rows(count), 1),
+            Grid::Store { .. } | Grid::Attend { .. } | Grid::Merge { .. } => {
+                self.texts(compute, step);
+                return;
+            }
+        };
+        if x > 0 && y > 0 {
+            compute.dispatch_workgroups(x, y, 1);
+        }
+    }
+
+    /// A dispatch for each text.
+    fn texts(&self, compute: &mut wgpu::ComputePass<'_>, step: &crate::plan::Step) {
+        for (i, (run, &(chunks, _))) in self.pass.runs.iter().zip(&self.chunks).enumerate() {
+            let (x, y) = match step.grid {
+                Grid::Store { x } => (x, run.rows as u32),
+                Grid::Attend { kv_heads, group, r } => {
+                    let queries = run.rows as u32 * group;
+                    (kv_heads * queries.div_ceil(r), chunks as u32)
+                }
+                Grid::Merge { x } if chunks > 1 => (x, run.rows as u32),
+                _ => continue,
+            };
+            let kept = step.kept.expect("attention has a place in the cache");
+            let offset = u32::try_from(i as u64 * RUN).expect("runs are few");
+            compute.set_bind_group(1, run.cache.group(kept), &[offset]);
+            compute.dispatch_workgroups(x, y, 1);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+// Q3_K, Q6_K, IQ4_XS: see the crate goldcrest-kernels, matmul/centred.rs. A unit of UNIT vectors has
+// 256 values: codes (8 x BLOCK), scales (a vector for each byte of a row), scales of scales.
+
+fn scales_$F$(panel: u32, q: u32, block: u32) -> Scales {
+    let unit = panel + block / 8u * $UNIT$u;
+    let at = unit + 8u * $BLOCK$u;
+    let d = halves(at + $SCALES$u, q);
+#if SIXTEENS
+    let g = block % 8u * 2u;
+#if SIX_BITS
+    let low = array(row_bytes(at + g % 8u, q), row_bytes(at + g % 8u + 1u, q));
+    let high = array(row_bytes(at + 8u + g % 4u, q), row_bytes(at + 9u + g % 4u, q));
+    let a = bits(low[0], g / 8u * 4u, 15u) + 16.0 * bits(high[0], g / 4u * 2u, 3u) - vec4(32.0);
+    let b = bits(low[1], g / 8u * 4u, 15u) + 16.0 * bits(high[1], g / 4u * 2u, 3u) - vec4(32.0);
+    let scale = array(d * a, d * b);
+#else
+    let scale = array(d * signed(row_bytes(at + g, q)), d * signed(row_bytes(at + g + 1u, q)));
+#endif
+    return Scales(scale, array(-$OFFSET$ * scale[0], -$OFFSET$ * scale[1]));
+#else
+    let scale = d * signed(row_bytes(at + block % 8u, q));
+    return both(scale, -$OFFSET$ * scale);
+#endif
+}
+
+fn pair_$F$(panel: u32, q: u32, block: u32, j: u32) -> Pair {
+    let at = panel + block / 8u * $UNIT$u + block % 8u * $BLOCK$u;
+    let nibbles = vec4(0x0f0f0f0fu);
+#if TABLE
+    let word = w[at + j * 4u + q];
+    let table = vec4<u32>($TABLE$);
+    return Pair(looked_bytes(table, word, 0u), looked_bytes(table, word, 4u));
+#else
+#if SIX_BITS
+    // Three bits: two, and one above them.
+    let twos = vec4(0x03030303u);
+    let ones = vec4(0x01010101u);
+    let third = w[at + 8u + q];
+    let low = ((w[at + q] >> vec4(2u * j)) & twos) | (((third >> vec4(j)) & ones) << vec4(2u));
+    let high = ((w[at + 4u + q] >> vec4(2u * j)) & twos)
+        | (((third >> vec4(j + 4u)) & ones) << vec4(2u));
+    return Pair(bytes(low, 0u, 7u), bytes(high, 0u, 7u));
+#else
+    let word = w[at + j * 4u + q];
+    let twos = vec4(0x03030303u);
+    let low = (word & nibbles) | (((w[at + 16u + q] >> vec4(2u * j)) & twos) << vec4(4u));
+    let high = ((word >> vec4(4u)) & nibbles)
+        | (((w[at + 20u + q] >> vec4(2u * j)) & twos) << vec4(4u));
+    return Pair(bytes(low, 0u, 63u), bytes(high, 0u, 63u));
+#endif
+#endif
+}
