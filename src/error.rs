@@ -28,6 +28,8 @@ pub enum ErrorKind {
     ContextFull,
     /// A model needs more memory than there is at hand.
     Memory,
+    /// A GPU is missing, lost, or computes wrong numbers.
+    Device,
     /// Another thread asked for the work to stop.
     Cancelled,
     /// A worker thread panicked, which is a bug of this crate, or could not be started. After a panic

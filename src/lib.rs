@@ -35,7 +35,14 @@ pub mod tokenizer;
 pub use arch::architectures;
 pub use config::{Config, Experts, Rope, RopeScaling, RopeStyle};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "gpu")]
+pub use goldcrest_gpu::{
+    Bandwidth as GpuBandwidth, DeviceInfo as GpuDevice, DeviceKind as GpuKind,
+    devices as gpu_devices,
+};
 pub use goldcrest_kernels::{Format, Isa, KvType};
+#[cfg(feature = "gpu")]
+pub use model::device::{GpuLayers, Offload, OffloadedBlock};
 pub use model::{Loader, Model};
 pub use sample::{Choice, LogitsProcessor, Sampler, SamplingParams};
 pub use session::{

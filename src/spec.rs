@@ -124,6 +124,8 @@ pub(crate) struct Spec<S: Stage> {
     /// The rotations that [`Attention::rope`] chooses from.
     pub(crate) ropes: Vec<Rope>,
     pub(crate) blocks: Vec<Block<S>>,
+    /// The first block of each layer.
+    pub(crate) layers: Vec<usize>,
     pub(crate) norm: Norm<S>,
     /// `[vocab, hidden]`
     pub(crate) head: Linear<S>,

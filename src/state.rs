@@ -22,6 +22,9 @@ pub(crate) struct State {
     len: usize,
     /// One past the last position that was ever written since the state was empty.
     written: usize,
+    /// The keys and values of blocks on a device: all positions, no rings.
+    #[cfg(feature = "gpu")]
+    on_device: Option<std::sync::Arc<goldcrest_gpu::Cache>>,
 }
 
 /// One attention block's part of the buffer.
@@ -63,7 +66,31 @@ impl SavePoint {
 impl State {
     /// Room for `context` positions of a model.
     pub(crate) fn new<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Result<Self> {
-        Self::laid_out(spec, context, |heads| layout(heads, ty, context))
+        Self::laid_out(spec, context, |_, heads| layout(heads, ty, context))
+    }
+
+    /// The same, where blocks keep on a device what `elsewhere` says of their places.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn with_device<S: Stage>(
+        spec: &Spec<S>,
+        ty: KvType,
+        context: usize,
+        (elsewhere, cache): (impl Fn(usize) -> bool, std::sync::Arc<goldcrest_gpu::Cache>),
+    ) -> Result<Self> {
+        let layout = |kept: usize, heads| match elsewhere(kept) {
+            // Of no heads nothing is kept here; positions are those of the context.
+            true => plain(heads, ty, context),
+            false => layout(heads, ty, context),
+        };
+        let mut state = Self::laid_out_but(spec, context, layout, &elsewhere)?;
+        state.on_device = Some(cache);
+        Ok(state)
+    }
+
+    /// The keys and values on a device.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn on_device(&self) -> Option<std::sync::Arc<goldcrest_gpu::Cache>> {
+        self.on_device.clone()
     }
 
     /// As [`new`](Self::new), keeping what no window sees any more.
@@ -73,26 +100,46 @@ impl State {
         ty: KvType,
         context: usize,
     ) -> Result<Self> {
-        Self::laid_out(spec, context, |heads| plain(heads, ty, context))
+        Self::laid_out(spec, context, |_, heads| plain(heads, ty, context))
     }
 
     fn laid_out<S: Stage>(
         spec: &Spec<S>,
         context: usize,
-        layout: impl Fn(Heads) -> Option<KvLayout>,
+        layout: impl Fn(usize, Heads) -> Option<KvLayout>,
     ) -> Result<Self> {
-        let keep = |heads: Heads| {
-            let layout = layout(heads)?;
-            let bytes = block_bytes(layout, heads.n_kv_heads)?;
+        Self::laid_out_but(spec, context, layout, |_| false)
+    }
+
+    /// As [`laid_out`](Self::laid_out), but for the bytes of what is kept elsewhere.
+    fn laid_out_but<S: Stage>(
+        spec: &Spec<S>,
+        context: usize,
+        layout: impl Fn(usize, Heads) -> Option<KvLayout>,
+        elsewhere: impl Fn(usize) -> bool,
+    ) -> Result<Self> {
+        let keep = |(kept, heads): (usize, Heads)| {
+            let layout = layout(kept, heads)?;
+            let here = block_bytes(layout, heads.n_kv_heads)?;
+            let bytes = if elsewhere(kept) { 0 } else { here };
             Some(Kept { layout, heads, bytes })
         };
-        let kept: Option<Vec<Kept>> = spec.attentions().map(keep).collect();
+        let kept: Option<Vec<Kept>> = spec.attentions().enumerate().map(keep).collect();
         let too_long = || input_error(format!("a context of {context} tokens is too long"));
         let kept = kept.ok_or_else(too_long)?;
         let bytes = kept.iter().try_fold(0usize, |sum, kept| sum.checked_add(kept.bytes));
         let buffer = Some(Buffer::sparse(bytes.ok_or_else(too_long)?)?);
         let recurrent = Recurrent::new(spec.recurrences().flatten().collect())?;
-        Ok(Self { buffer, kept, recurrent, context, len: 0, written: 0 })
+        Ok(Self {
+            buffer,
+            kept,
+            recurrent,
+            context,
+            len: 0,
+            written: 0,
+            #[cfg(feature = "gpu")]
+            on_device: None,
+        })
     }
 
     /// Positions in use.
@@ -258,14 +305,30 @@ fn block_bytes(layout: KvLayout, n_kv_heads: usize) -> Option<usize> {
 
 /// Bytes of keys and values of a whole context; `None` where they do not fit a `usize`.
 pub(crate) fn kv_bytes<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Option<usize> {
+    kept_bytes(spec, ty, context, |_| false)
+}
+
+fn kept_bytes<S: Stage>(
+    spec: &Spec<S>,
+    ty: KvType,
+    context: usize,
+    elsewhere: impl Fn(usize) -> bool,
+) -> Option<usize> {
     let of_block = |heads: Heads| block_bytes(layout(heads, ty, context)?, heads.n_kv_heads);
-    spec.attentions().map(of_block).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
+    let here = spec.attentions().enumerate().filter(|(kept, _)| !elsewhere(*kept));
+    here.map(|(_, heads)| of_block(heads)).try_fold(0usize, |sum, bytes| sum.checked_add(bytes?))
 }
 
 /// Bytes of a whole state of `context` positions: keys and values, and what is recurrent twice, before a
-/// pass and after; `None` where they do not fit a `usize`.
-pub(crate) fn state_bytes<S: Stage>(spec: &Spec<S>, ty: KvType, context: usize) -> Option<usize> {
+/// pass and after; `None` where they do not fit a `usize`. What is kept `elsewhere` does not count.
+pub(crate) fn state_bytes<S: Stage>(
+    spec: &Spec<S>,
+    ty: KvType,
+    context: usize,
+    elsewhere: impl Fn(usize) -> bool,
+) -> Option<usize> {
     let mut numbers = spec.recurrences().flatten();
     let numbers = numbers.try_fold(0usize, |sum, part| sum.checked_add(part))?;
-    numbers.checked_mul(2 * size_of::<f32>())?.checked_add(kv_bytes(spec, ty, context)?)
+    let kept = kept_bytes(spec, ty, context, elsewhere)?;
+    numbers.checked_mul(2 * size_of::<f32>())?.checked_add(kept)
 }

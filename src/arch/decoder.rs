@@ -178,8 +178,9 @@ impl Decoder {
         };
         let bias = self.row.head_bias.then(|| slots.tensor("output.bias", &[vocab], 0.0));
         let bias = bias.transpose()?;
-        let mut blocks = Vec::new();
+        let (mut blocks, mut layers) = (Vec::new(), Vec::new());
         for layer in 0..n_layers {
+            layers.push(blocks.len());
             self.layer(slots.layer(layer), layer, &mut blocks)?;
         }
         Ok(Spec {
@@ -191,6 +192,7 @@ impl Decoder {
             embed_scale: self.factors.embedding,
             ropes: self.ropes(),
             blocks,
+            layers,
             norm,
             head: Linear { matrix: head, bias },
             logits: self.logits,

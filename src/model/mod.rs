@@ -1,5 +1,7 @@
 //! Models: weights ready to run, and how to load them.
 
+#[cfg(feature = "gpu")]
+pub(crate) mod device;
 mod memory;
 mod need;
 #[cfg(test)]
@@ -65,6 +67,9 @@ struct Inner {
     kv: KvType,
     threads: usize,
     queue: Queue,
+    /// The device that spans run on, and which.
+    #[cfg(feature = "gpu")]
+    gpu: Option<(Arc<device::Shared>, device::Offload)>,
 }
 
 impl Model {
@@ -106,6 +111,8 @@ impl Model {
             mmap: true,
             quantize: None,
             deterministic: false,
+            #[cfg(feature = "gpu")]
+            gpu: None,
             progress: Box::new(|_, _| ()),
             cancel: CancelToken::default(),
         }
@@ -180,8 +187,28 @@ impl Model {
         self.0.queue.run(&self.0.graph, run, seat)
     }
 
+    /// Where the parts of the model run; `None` where all of it runs on the CPU.
+    #[cfg(feature = "gpu")]
+    pub fn offload(&self) -> Option<&device::Offload> {
+        self.0.gpu.as_ref().map(|(_, offload)| offload)
+    }
+
+    /// A probe of how fast the device reads its memory; `None` where all of the model runs on the CPU.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`], [`ErrorKind::Device`](crate::ErrorKind::Device).
+    #[cfg(feature = "gpu")]
+    pub fn device_bandwidth(&self) -> Result<Option<goldcrest_gpu::Bandwidth>> {
+        self.0.gpu.as_ref().map(|(shared, _)| shared.bandwidth()).transpose()
+    }
+
     /// Room for keys and values of `context` positions.
     pub(crate) fn state(&self, context: usize) -> Result<State> {
+        #[cfg(feature = "gpu")]
+        if let Some((shared, _)) = &self.0.gpu {
+            let elsewhere = (|kept| shared.keeps(kept), shared.cache(context)?);
+            return State::with_device(self.0.graph.spec(), self.0.kv, context, elsewhere);
+        }
         State::new(self.0.graph.spec(), self.0.kv, context)
     }
 
@@ -227,6 +254,9 @@ pub struct Loader {
     mmap: bool,
     quantize: Option<Format>,
     deterministic: bool,
+    /// The device, and how many layers.
+    #[cfg(feature = "gpu")]
+    gpu: Option<(Option<String>, device::GpuLayers)>,
     progress: Box<dyn Fn(u64, u64) + Send + Sync>,
     cancel: CancelToken,
 }
@@ -323,6 +353,18 @@ impl Loader {
         self
     }
 
+    /// Runs the last layers on a GPU: the one of this number or with this in its name, as
+    /// [`goldcrest_gpu::devices`] has them, or without either the best one that is no software.
+    ///
+    /// What the device has no kernels for stays on the CPU; [`Model::offload`] says where each block
+    /// is. Its texts are the same every time, but not those of the CPU, nor of another device; and what
+    /// is run beside a text may show in its last bits.
+    #[cfg(feature = "gpu")]
+    pub fn gpu(mut self, device: Option<&str>, layers: device::GpuLayers) -> Self {
+        self.gpu = Some((device.map(str::to_owned), layers));
+        self
+    }
+
     /// Is told how many bytes are packed, and of how many, from time to time.
     pub fn progress(mut self, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         self.progress = Box::new(progress);
@@ -342,6 +384,7 @@ impl Loader {
     /// [`ErrorKind::Tensor`](crate::ErrorKind::Tensor) for weights that are not finite;
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for an instruction set that this
     /// machine lacks; [`ErrorKind::Input`](crate::ErrorKind::Input) for settings out of range;
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device) for a GPU that does not do what it should;
     /// [`ErrorKind::Memory`](crate::ErrorKind::Memory) as [`memory_check`](Self::memory_check) says;
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
     pub fn load(mut self) -> Result<Model> {
@@ -357,13 +400,21 @@ impl Loader {
         let decoder = checkpoint.decoder()?;
         let spec = checkpoint.spec(&decoder)?;
         let config = decoder.config;
+        #[cfg(feature = "gpu")]
+        let mut gpu = self.open_gpu()?;
         let ((tokenizer, end_ids), graph, context) = on_threads(threads, || {
             let tokenizer = self.tokenizer(&checkpoint, &config)?;
             let watch = Watch { progress: &*self.progress, cancel: &self.cancel };
             let mut context = 0;
             let room = |spec: &Spec<Loaded>, fixed: Fixed| {
                 let passes = scratch_bytes(spec, kernels, threads)?;
-                let state = |kv, context| state_bytes(spec, kv, context)?.try_into().ok();
+                #[cfg(feature = "gpu")]
+                let elsewhere = gpu.as_mut().map(|gpu| gpu.place(spec)).unwrap_or_default();
+                #[cfg(not(feature = "gpu"))]
+                let elsewhere = Vec::<usize>::new();
+                let elsewhere = |kept| elsewhere.contains(&kept);
+                let state =
+                    |kv, context| state_bytes(spec, kv, context, elsewhere)?.try_into().ok();
                 let fixed = Fixed { passes, ..fixed };
                 let longest = config.context_length;
                 let need = Need { fixed, state: &state, kv: self.kv, longest };
@@ -375,6 +426,11 @@ impl Loader {
             let graph = weights.and_then(|weights| Graph::new(weights, kernels, context));
             Ok((tokenizer, graph.map_err(|e| e.at(&self.path))?, context))
         })?;
+        #[cfg(feature = "gpu")]
+        let (graph, gpu) = match gpu {
+            Some(gpu) => gpu.take_spans(graph).map(|(graph, gpu)| (graph, Some(gpu)))?,
+            None => (graph, None),
+        };
         let (tokenizer, tokenizer_error) = match tokenizer {
             Ok(tokenizer) => (tokenizer, None),
             Err(error) => (None, Some(error.to_string())),
@@ -390,7 +446,21 @@ impl Loader {
             kv: self.kv,
             threads,
             queue: Queue::new(Engine::new(Team::new(threads)?)),
+            #[cfg(feature = "gpu")]
+            gpu,
         })))
+    }
+
+    /// The device that is asked for, open.
+    #[cfg(feature = "gpu")]
+    fn open_gpu(&self) -> Result<Option<device::Request>> {
+        let Some((which, layers)) = &self.gpu else { return Ok(None) };
+        if self.deterministic {
+            let problem =
+                "a GPU does not give the same bits as every CPU: not with `deterministic`";
+            return Err(input_error(problem));
+        }
+        device::Request::open(which.as_deref(), *layers, self.kv).map(Some)
     }
 
     /// The tokenizer, if there is one that is understood, and the tokens that end a generation.

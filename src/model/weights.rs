@@ -27,9 +27,9 @@ pub(crate) struct Matrix {
     /// On its products: 1 unless the file says.
     pub(crate) factor: f32,
     /// Of its first panel.
-    offset: usize,
+    pub(crate) offset: usize,
     /// From one panel to the next: more than a panel where two matrices are interleaved.
-    stride: usize,
+    pub(crate) stride: usize,
 }
 
 impl Matrix {
@@ -42,8 +42,22 @@ impl Matrix {
         self.format.activation()
     }
 
-    fn panel_bytes(&self) -> usize {
+    pub(crate) fn panel_bytes(&self) -> usize {
         self.format.panel_bytes(self.k)
+    }
+
+    /// Its bytes in the buffer, with those of a matrix that its panels alternate with, but for what
+    /// that has before its first and after its last.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn range(&self) -> std::ops::Range<usize> {
+        let last = self.offset + (self.panels() - 1) * self.stride;
+        self.offset..last + self.panel_bytes()
+    }
+
+    /// Bytes of its panels alone.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn bytes(&self) -> usize {
+        self.panels() * self.panel_bytes()
     }
 }
 
@@ -170,6 +184,12 @@ impl Weights {
             }
         };
         Ok(Self { panels, tables, spec, hadamard, bytes_per_token })
+    }
+
+    /// The panels in `range`.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {
+        &self.panels.bytes()[range]
     }
 
     /// Panels `first..first + count` of `matrix`, which no other interleaves.

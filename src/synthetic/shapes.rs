@@ -113,6 +113,23 @@ pub(super) const SHAPES: &[Shape] = &[
         ..PLAIN
     },
     Shape {
+        name: "mistral-7b",
+        arch: "llama",
+        hidden: 4096,
+        ffn: 14336,
+        n_layers: 32,
+        n_heads: 32,
+        n_kv_heads: 8,
+        head_dim: 128,
+        vocab: 32768,
+        tied: false,
+        rope_theta: 1e6,
+        norm_eps: 1e-5,
+        context_length: 32768,
+        pre: "llama-bpe",
+        ..PLAIN
+    },
+    Shape {
         name: "gemma-3-270m",
         arch: "gemma3",
         hidden: 640,

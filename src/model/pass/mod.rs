@@ -11,6 +11,8 @@ mod attention;
 mod conv;
 mod delta;
 mod dense;
+#[cfg(feature = "gpu")]
+mod device;
 mod experts;
 mod latent;
 mod layer_input;
@@ -20,9 +22,11 @@ mod product;
 mod recurrent;
 mod rope;
 mod scratch;
+mod spans;
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use goldcrest_kernels::{Kernels, PANEL_ROWS, Tile};
 
@@ -34,10 +38,15 @@ use crate::spec::{Mixer, Spec};
 use crate::state::State;
 use crate::threads::{Poisoned, Team, Worker, lock};
 use needs::Needs;
+#[cfg(feature = "gpu")]
+pub(crate) use product::mixes;
 use product::{At, Input};
 use rope::Rotation;
 pub(crate) use scratch::Scratch;
 use scratch::{Buffers, Lane, Place, Shares};
+#[cfg(feature = "gpu")]
+pub(crate) use spans::Angles;
+pub(crate) use spans::Span;
 
 /// Rows of prompts that go through the blocks together.
 pub(crate) const BATCH: usize = 256;
@@ -50,6 +59,8 @@ pub(crate) struct Graph {
     needs: Needs,
     /// Weights of norms that have none.
     ones: Vec<f32>,
+    /// The blocks, by what runs them.
+    spans: Vec<Span>,
 }
 
 /// What a pass works with: one at a time has it.
@@ -103,7 +114,7 @@ pub(crate) fn scratch_bytes(spec: &Spec<Loaded>, kernels: &Kernels, threads: usi
 }
 
 impl Graph {
-    /// For contexts of `context` positions at most.
+    /// For contexts of `context` positions at most, on the CPU.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a model of more different widths than a pass has buffers for.
@@ -112,7 +123,20 @@ impl Graph {
         let rotations: Vec<_> = ropes.map(|rope| Rotation::new(rope, context)).collect();
         let needs = Needs::new(&weights.spec, &rotations, kernels.group())?;
         let ones = vec![1.0; needs.longest];
-        Ok(Self { weights, kernels, rotations, needs, ones })
+        let spans = vec![Span::Cpu(0..weights.spec.blocks.len())];
+        Ok(Self { weights, kernels, rotations, needs, ones, spans })
+    }
+
+    /// Has the spans run that `cut` makes.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn cut<T>(
+        &mut self,
+        cut: impl FnOnce(&Weights, &Angles<'_>) -> Result<(Vec<Span>, T)>,
+    ) -> Result<T> {
+        let angles = Angles { rotations: &self.rotations, width: self.needs.angles };
+        let (spans, rest) = cut(&self.weights, &angles)?;
+        self.spans = spans;
+        Ok(rest)
     }
 
     pub(crate) fn spec(&self) -> &Spec<Loaded> {
@@ -134,9 +158,13 @@ impl Graph {
             places,
             cancels,
             cancelled: AtomicBool::new(false),
+            fault: Mutex::new(None),
             b: buffers,
         };
         team.run(&|worker| walk.run(worker, &mut lock(&lanes[worker.index()])))?;
+        if let Some(fault) = lock(&walk.fault).take() {
+            return Err(fault);
+        }
         if walk.cancelled.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
         }
@@ -183,7 +211,10 @@ struct Walk<'a> {
     rows: usize,
     places: &'a [Place],
     cancels: &'a [CancelToken],
+    /// All leave the pass together.
     cancelled: AtomicBool,
+    /// And why, where nobody asked for it.
+    fault: Mutex<Option<Error>>,
     b: Buffers<'a>,
 }
 
@@ -193,7 +224,29 @@ impl Walk<'_> {
         if let Some(inputs) = &self.graph.spec().layer_inputs {
             self.layer_inputs(w, lane, inputs)?;
         }
-        for block in &self.graph.spec().blocks {
+        for span in &self.graph.spans {
+            match span {
+                Span::Cpu(blocks) => self.blocks(w, lane, blocks.clone())?,
+                #[cfg(feature = "gpu")]
+                Span::Gpu(body) => self.on_device(w, body)?,
+            }
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+        }
+        match self.graph.spans.last() {
+            Some(span) if span.has_head() => Ok(()),
+            _ => self.head(w, lane),
+        }
+    }
+
+    fn blocks(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        blocks: Range<usize>,
+    ) -> Result<(), Poisoned> {
+        for block in &self.graph.spec().blocks[blocks] {
             for (index, branch) in block.branches.iter().enumerate() {
                 let at = At { block, index };
                 match &branch.mixer {
@@ -211,7 +264,7 @@ impl Walk<'_> {
                 }
             }
         }
-        self.head(w, lane)
+        Ok(())
     }
 
     /// A rotation, and where its angles begin in a row of them.

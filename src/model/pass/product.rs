@@ -41,7 +41,7 @@ impl<'s> At<'s> {
 }
 
 /// Whether what a block's branches make is gathered before it is added to the residual stream.
-pub(super) fn mixes(block: &Block<Loaded>) -> bool {
+pub(crate) fn mixes(block: &Block<Loaded>) -> bool {
     let Block { branches, post, scale, .. } = block;
     post.is_some() || scale.is_some() || branches.len() > 1 || branches[0].post.is_some()
 }

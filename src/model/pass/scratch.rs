@@ -20,6 +20,9 @@ pub(super) struct Place {
     pub(super) start: usize,
     /// How each attention block's keys and values lie.
     layouts: Vec<KvLayout>,
+    /// Those of blocks on a device.
+    #[cfg(feature = "gpu")]
+    pub(super) on_device: Option<std::sync::Arc<goldcrest_gpu::Cache>>,
 }
 
 impl Place {
@@ -212,7 +215,14 @@ impl Scratch {
             let mut layouts = self.spare.pop().map_or_else(Vec::new, |place| place.layouts);
             layouts.clear();
             layouts.extend(run.state.layouts());
-            self.places.push(Place { first, rows, start, layouts });
+            self.places.push(Place {
+                first,
+                rows,
+                start,
+                layouts,
+                #[cfg(feature = "gpu")]
+                on_device: run.state.on_device(),
+            });
             self.tokens.extend(run.ids.iter().copied().zip(start..));
             self.wanted.extend(first + rows - run.wants..first + rows);
             self.cancels.push(run.cancel.clone());

@@ -156,6 +156,7 @@ impl<'a> Plan<'a> {
             layer_inputs: spec.layer_inputs.as_ref().map(|i| self.layer_inputs(i)).transpose()?,
             ropes: spec.ropes.clone(),
             blocks,
+            layers: spec.layers.clone(),
             norm,
             head,
             logits: spec.logits,
