@@ -1,5 +1,6 @@
 //! The arguments of every command.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use goldcrest::{Format, GenerationParams, Isa, KvType, Loader, Model, SamplingPa
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::bench::BenchArgs;
+use crate::device::DeviceArgs;
 use crate::failure::Failure;
 use crate::kernels::KernelsArgs;
 
@@ -64,6 +66,12 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List the kernels of this machine and time them
     Kernels(KernelsArgs),
+    /// List the GPUs of this machine
+    Devices {
+        /// Print one JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a completion script for a shell
     #[command(after_help = "Example, for this session of bash:\n  \
                             source <(goldcrest completions bash)")]
@@ -331,6 +339,11 @@ pub(crate) struct ModelArgs {
     /// Give the same tokens and log-probabilities, bit for bit, on every machine
     #[arg(long)]
     deterministic: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Say where each block runs
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 /// The library's list.
@@ -397,9 +410,13 @@ impl ModelArgs {
         if let Some(quant) = self.quant {
             loader = loader.quantize(quant);
         }
-        let model = loader.load();
+        let model = self.device.apply(loader)?.load();
         bar.finish();
-        Ok((model.map_err(Failure::of_arguments)?, start.elapsed()))
+        let model = model.map_err(Failure::of_arguments)?;
+        if self.verbose {
+            io::stderr().write_all(crate::stats::placement(&model).as_bytes())?;
+        }
+        Ok((model, start.elapsed()))
     }
 }
 

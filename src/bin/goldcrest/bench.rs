@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::args::{isa_parser, kv_parser};
 use crate::bandwidth::{Bandwidth, Limit};
+use crate::device::DeviceArgs;
 use crate::failure::Failure;
 use crate::machine;
 
@@ -86,6 +87,8 @@ pub(crate) struct BenchArgs {
     /// The same bits on every machine, as in `goldcrest run`
     #[arg(long)]
     deterministic: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Load a model that needs more memory than there is at hand
     #[arg(long)]
     no_memory_check: bool,
@@ -111,6 +114,8 @@ struct Run {
     #[serde(rename = "type")]
     ty: String,
     isa: &'static str,
+    /// The GPU, where there is one.
+    device: Option<String>,
     threads: usize,
     bytes_per_token: u64,
     peak_rss_bytes: Option<u64>,
@@ -375,7 +380,7 @@ fn measure(
     }
     machine::reset_peak();
     let start = Instant::now();
-    let model = loader.load().map_err(Failure::of_arguments)?;
+    let model = args.device.apply(loader)?.load().map_err(Failure::of_arguments)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let mut tests = Test::all(args);
     let most = tests.iter().map(Test::sequences).max().unwrap_or(1);
@@ -386,20 +391,21 @@ fn measure(
     }
     // Before the probes' buffers come.
     let peak_rss_bytes = machine::peak_rss();
-    let mut bandwidth = Bandwidth::new(model.threads(), args.probe.map(|mb| mb << 20))?;
+    let mut bandwidth = Probes::new(&model, args.probe.map(|mb| mb << 20))?;
     for _ in 0..args.repetitions {
         for test in &mut tests {
             test.measure(&mut sessions)?;
         }
-        bandwidth.round();
+        bandwidth.round()?;
     }
     for _ in args.repetitions..ROUNDS {
-        bandwidth.round();
+        bandwidth.round()?;
     }
     let run = Run {
         model: file.model.clone(),
         ty: file.ty.clone(),
         isa: model.isa().name(),
+        device: device_name(&model),
         threads: model.threads(),
         bytes_per_token: model.weight_bytes(),
         peak_rss_bytes,
@@ -419,6 +425,50 @@ fn measure(
     Ok(out.flush()?)
 }
 
+/// The GPU that runs blocks of a model.
+fn device_name(model: &Model) -> Option<String> {
+    #[cfg(feature = "gpu")]
+    return model.offload().map(|offload| offload.device.clone());
+    #[cfg(not(feature = "gpu"))]
+    None.filter(|_: &String| model.threads() == 0)
+}
+
+/// Probes of the memory that a model's weights are read from: the system's, or a GPU's.
+enum Probes {
+    System(Bandwidth),
+    #[cfg(feature = "gpu")]
+    Device(goldcrest::GpuBandwidth, f64),
+}
+
+impl Probes {
+    fn new(model: &Model, bytes: Option<usize>) -> Result<Self, Failure> {
+        #[cfg(feature = "gpu")]
+        if let Some(probe) = model.device_bandwidth()? {
+            return Ok(Self::Device(probe, 0.0));
+        }
+        Ok(Self::System(Bandwidth::new(model.threads(), bytes)?))
+    }
+
+    fn round(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::System(bandwidth) => bandwidth.round(),
+            #[cfg(feature = "gpu")]
+            Self::Device(probe, best) => {
+                *best = best.max(probe.round().map_err(goldcrest::Error::from)?)
+            }
+        }
+        Ok(())
+    }
+
+    fn limit(&self) -> Option<Limit> {
+        match self {
+            Self::System(bandwidth) => bandwidth.limit(),
+            #[cfg(feature = "gpu")]
+            Self::Device(_, gbs) => Some(Limit { probe: "of the GPU", gbs: *gbs }),
+        }
+    }
+}
+
 fn table(
     out: &mut impl Write,
     path: &Path,
@@ -426,9 +476,10 @@ fn table(
     limit: Option<Limit>,
     lines: &[Line<'_>],
 ) -> io::Result<()> {
-    let Run { model, ty, isa, threads, bytes_per_token, peak_rss_bytes, load_seconds } = run;
+    let Run { model, ty, isa, threads, bytes_per_token, peak_rss_bytes, load_seconds, .. } = run;
     let s = if *threads == 1 { "" } else { "s" };
-    writeln!(out, "{model} {ty}, {isa}, {threads} thread{s} ({})", path.display())?;
+    let device = run.device.as_ref().map_or_else(String::new, |name| format!("{name}, "));
+    writeln!(out, "{model} {ty}, {device}{isa}, {threads} thread{s} ({})", path.display())?;
     write!(out, "loaded in {load_seconds:.2} s")?;
     if let Some(bytes) = peak_rss_bytes {
         write!(out, ", {:.1} MB of memory at the peak", *bytes as f64 * 1e-6)?;

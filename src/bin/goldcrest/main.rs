@@ -6,6 +6,7 @@
 mod args;
 mod bandwidth;
 mod bench;
+mod device;
 mod failure;
 mod inspect;
 mod kernels;
@@ -26,7 +27,7 @@ use args::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    match execute(Cli::parse().command) {
+    match execute(Cli::parse_from(device::rewritten(std::env::args_os())).command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -41,6 +42,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Logits(args) => logits::logits(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Kernels(args) => kernels::kernels(&args),
+        Command::Devices { json } => device::devices(json),
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -5,6 +5,32 @@ use std::fmt;
 use goldcrest::{Model, StopReason};
 use serde::Serialize;
 
+/// Where the blocks of a model run, in words: alike ones that follow one another in a line.
+pub(crate) fn placement(model: &Model) -> String {
+    let mut text = String::new();
+    #[cfg(feature = "gpu")]
+    if let Some(offload) = model.offload() {
+        let place = |on_device: bool, reason: &Option<String>| match (on_device, reason) {
+            (true, _) => format!("on {}", offload.device),
+            (false, Some(reason)) => format!("on the CPU: {reason}"),
+            (false, None) => "on the CPU".to_owned(),
+        };
+        for blocks in
+            offload.blocks.chunk_by(|a, b| (a.on_device, &a.reason) == (b.on_device, &b.reason))
+        {
+            let mut kinds: Vec<_> = blocks.iter().map(|block| block.kind.as_str()).collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            let place = place(blocks[0].on_device, &blocks[0].reason);
+            text += &format!("{} blocks ({}) {place}\n", blocks.len(), kinds.join(", "));
+        }
+        text += &format!("output {}\n", place(offload.head, &None));
+        return text;
+    }
+    text += &format!("all of {} on the CPU\n", model.path().display());
+    text
+}
+
 /// The statistics of a run.
 #[derive(Serialize)]
 pub(crate) struct RunStats {
