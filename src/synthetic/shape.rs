@@ -239,12 +239,13 @@ mod tests {
     /// publishers count their towers too, our own.
     #[test]
     fn parameters_are_the_published_ones() {
-        let published: [(&str, u64); 15] = [
+        let published: [(&str, u64); 16] = [
             ("smollm2-135m", 134_515_008),
             ("qwen2.5-0.5b", 494_032_768),
             ("qwen3-0.6b", 596_049_920),
             ("llama-3.2-1b", 1_235_814_400),
             ("deepseek-r1-distill-qwen-1.5b", 1_777_088_000),
+            ("mistral-7b", 7_248_023_552),
             ("gemma-3-270m", 268_098_176),
             ("qwen3-30b-a3b", 30_532_122_624),
             ("mixtral-8x7b", 46_702_792_704),
