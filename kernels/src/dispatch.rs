@@ -14,6 +14,7 @@ use crate::ops::{self, Nonlinearity, RopeStyle};
 use crate::recurrent::{self, Delta, GateOrder, Scan};
 use crate::rotation;
 use crate::simd::*;
+use crate::statistics;
 
 /// Where a product goes: `rows` rows of `cols` floats, `stride` floats apart.
 #[derive(Debug)]
@@ -203,6 +204,23 @@ macro_rules! ops {
         /// If the lengths differ.
         fn time_steps(x: &[f32], bias: &[f32], a: &[f32], limits: [f32; 2], steps: &mut [f32],
             decays: &mut [f32]) = recurrent::time_steps;
+        /// Gaussian top-k: `x = max(x - (mean + deviations * deviation), 0)`, of the row's mean and
+        /// standard deviation.
+        ///
+        /// # Panics
+        /// If the row is empty.
+        fn gaussian_top_k(x: &mut [f32], deviations: f32) = statistics::gaussian_top_k;
+        /// Gives `x` the root mean square of `like`; of its own mean square, `least` at least is
+        /// counted.
+        ///
+        /// # Panics
+        /// If the rows are empty or their lengths differ.
+        fn match_rms(x: &mut [f32], like: &[f32], least: f32) = statistics::match_rms;
+        /// `out[i] = x . rows[i]`: products with a few rows that lie one after the other.
+        ///
+        /// # Panics
+        /// If `rows` is not a row of `x.len()` for each element of `out`.
+        fn dots(x: &[f32], rows: &[f32], out: &mut [f32]) = statistics::dots;
     } };
 }
 

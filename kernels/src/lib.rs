@@ -47,6 +47,7 @@ mod panel;
 mod recurrent;
 mod rotation;
 mod simd;
+mod statistics;
 
 pub use activation::{Activation, Place, Rows};
 pub use attention::{Attend, AttendOut, CHUNK, HeadRowsMut, Merge, Span, partial_len, scratch_len};

@@ -171,6 +171,43 @@ fn check(x: &[f32], y: &[f32], near: bool) {
     assert_eq!(bits(&got), bits(&want), "scale");
 }
 
+/// Ops that look at a whole row first.
+fn check_statistics(x: &[f32], y: &[f32], near: bool) {
+    let (wx, wy, n) = (wide(x), wide(y), x.len() as f64);
+    let reference = |what: &str, got: &[f32], want: &[f64]| {
+        if near {
+            assert_near(what, got, want, 3e-5);
+        }
+    };
+    for deviations in [-0.5f32, 1.7] {
+        let top = |k: &Kernels| changed(x, |x| k.gaussian_top_k(x, deviations));
+        let got = in_both_modes("gaussian_top_k", top);
+        let mean = wx.iter().sum::<f64>() / n;
+        let variance = wx.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+        let least = mean + f64::from(deviations) * variance.sqrt();
+        let want: Vec<f64> = wx.iter().map(|v| (v - least).max(0.0)).collect();
+        reference("gaussian_top_k", &got, &want);
+    }
+
+    let mean_square = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>() / n;
+    for least in [1e-5f32, 100.0] {
+        let got = in_both_modes("match_rms", |k| changed(x, |x| k.match_rms(x, y, least)));
+        let factor = (mean_square(&wy) / mean_square(&wx).max(f64::from(least))).sqrt();
+        let want: Vec<f64> = wx.iter().map(|v| v * factor).collect();
+        reference("match_rms", &got, &want);
+    }
+
+    let rows = [y, x, y].concat();
+    let got = in_both_modes("dots", |k| written(3, |out| k.dots(x, &rows, out)));
+    let dot = |row: &[f64]| row.iter().zip(&wx).map(|(a, b)| a * b).sum::<f64>();
+    if near {
+        let size = wx.iter().chain(&wy).map(|v| v * v).sum::<f64>();
+        for (got, want) in got.into_iter().zip([dot(&wy), dot(&wx), dot(&wy)]) {
+            assert!((f64::from(got) - want).abs() <= 1e-6 * (1.0 + size), "dots {got}, not {want}");
+        }
+    }
+}
+
 /// Rope in both styles, over part of the head and over several heads.
 fn check_rope(half: usize, rest: usize, seed: f32) {
     let head_dim = 2 * half + rest;
@@ -208,12 +245,14 @@ proptest! {
     #[test]
     fn ops_are_near_double_precision((x, y) in rows(-12.0f32..12.0)) {
         check(&x, &y, true);
+        check_statistics(&x, &y, true);
     }
 
     /// NaN, infinities and subnormal numbers among them: no reference, but the same bits.
     #[test]
     fn any_floats_give_the_same_bits((x, y) in rows(proptest::num::f32::ANY)) {
         check(&x, &y, false);
+        check_statistics(&x, &y, false);
     }
 
     #[test]
@@ -227,6 +266,7 @@ fn sizes_of_real_models() {
     for n in [896, 1536, 8960] {
         let wave = |seed: f32| (0..n).map(|i| (i as f32 * seed).sin() * 9.0).collect::<Vec<f32>>();
         check(&wave(0.37), &wave(1.7), true);
+        check_statistics(&wave(0.37), &wave(1.7), true);
     }
     for half in [32, 64, 128] {
         check_rope(half, 0, 2.5);
