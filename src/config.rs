@@ -14,6 +14,8 @@ pub(crate) mod limits {
     pub(crate) const EXPERTS: usize = 1 << 12;
     /// Inputs that a convolution sees.
     pub(crate) const TAPS: usize = 8;
+    /// Residual streams.
+    pub(crate) const STREAMS: usize = 8;
     /// Of the queries that share keys: what a block of a shared buffer may be wide.
     pub(crate) const HEAD_GROUP: usize = 1 << 20;
 }

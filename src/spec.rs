@@ -7,6 +7,7 @@
 
 mod latent;
 mod recurrent;
+mod streams;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ pub(crate) use latent::{Latent, LatentHeads};
 pub(crate) use recurrent::{
     Convolution, Decay, DeltaHeads, DeltaNet, Mamba, MambaHeads, ShortConv,
 };
+pub(crate) use streams::{Correct, Predict, Router, Streams};
 
 /// What stands for a tensor at a stage of a model's life.
 pub(crate) trait Stage {
@@ -29,7 +31,7 @@ pub(crate) trait Stage {
     type Rows: fmt::Debug;
     /// Gate, up and down matrices of all experts of a layer.
     type Bank: fmt::Debug;
-    /// A matrix of each head.
+    /// Several matrices of one shape, such as one for each head.
     type Heads: fmt::Debug;
 }
 
@@ -121,6 +123,8 @@ pub(crate) struct Spec<S: Stage> {
     pub(crate) embed_scale: f32,
     /// What each layer gets of a token beside the residual stream.
     pub(crate) layer_inputs: Option<LayerInputs<S>>,
+    /// Residual streams beside the one that blocks see.
+    pub(crate) streams: Option<Streams<S>>,
     /// The rotations that [`Attention::rope`] chooses from.
     pub(crate) ropes: Vec<Rope>,
     pub(crate) blocks: Vec<Block<S>>,
@@ -201,8 +205,24 @@ pub(crate) struct Block<S: Stage> {
     pub(crate) branches: Vec<Branch<S>>,
     pub(crate) post: Option<Norm<S>>,
     pub(crate) factor: f32,
+    pub(crate) scale: Option<Scale<S>>,
+    /// Whether all residual streams but the first are x, where there are several.
+    pub(crate) to_others: bool,
+}
+
+impl<S: Stage> Block<S> {
+    /// x += the sum of the branches
+    pub(crate) fn plain(branches: Vec<Branch<S>>) -> Self {
+        Self { branches, post: None, factor: 1.0, scale: None, to_others: false }
+    }
+}
+
+/// A factor on the residual stream.
+#[derive(Debug)]
+pub(crate) enum Scale<S: Stage> {
     /// `[1]`
-    pub(crate) scale: Option<S::Vector>,
+    Tensor(S::Vector),
+    Number(f32),
 }
 
 /// post(mixer(pre(x)))
@@ -242,6 +262,20 @@ pub(crate) enum Mixer<S: Stage> {
     Dense(Dense<S>),
     Experts(Experts<S>),
     LayerInput(LayerInput<S>),
+    LowRank(LowRank<S>),
+    /// The rows as they are.
+    Identity,
+    Predict(Predict<S>),
+    Correct(Correct<S>),
+}
+
+/// right(left(x))
+#[derive(Debug)]
+pub(crate) struct LowRank<S: Stage> {
+    /// `[rank, hidden]`
+    pub(crate) left: S::Matrix,
+    /// `[hidden, rank]`
+    pub(crate) right: Linear<S>,
 }
 
 /// projection(act(gate(x)) * the layer's input)
@@ -384,13 +418,16 @@ pub(crate) struct Dense<S: Stage> {
 pub(crate) enum Up<S: Stage> {
     /// Gate and up.
     Gated([Linear<S>; 2]),
+    /// The same, with gates less than so many standard deviations above their row's mean taken for it:
+    /// a gate is how far it is above.
+    Sparse([Linear<S>; 2], f32),
     Plain(Linear<S>),
 }
 
 impl<S: Stage> Up<S> {
     pub(crate) fn linears(&self) -> &[Linear<S>] {
         match self {
-            Self::Gated(both) => both,
+            Self::Gated(both) | Self::Sparse(both, _) => both,
             Self::Plain(linear) => std::slice::from_ref(linear),
         }
     }

@@ -51,6 +51,7 @@ const OWN: &[&str] = &[
     "falcon_h1",
     "falcon_h1_without_norm",
     "granitemoehybrid",
+    "gemma3n_text",
     "gemma4_moe",
     "gpt_neox",
     "gpt_neox_sequential",

@@ -76,7 +76,8 @@ fn golden_models_run_on_a_device() {
             let ours = block.kind.split(" beside ").all(|kind| known.contains(&kind));
             assert_eq!(block.on_device, ours, "{case}: {block:?}");
         }
-        assert!(offload.head, "{case}");
+        // Several residual streams become one here, before the output.
+        assert_eq!(offload.head, !case.starts_with("gemma3n"), "{case}");
         check(&case, &golden, &model, "all");
     }
 }

@@ -43,9 +43,9 @@ fn made(dir: &TempDir) -> Vec<PathBuf> {
         all.push(path);
     }
     // One norm for two branches; queries, keys and values head by head in one tensor; codes and scales
-    // apart; factors that no tensor has.
+    // apart; factors that no tensor has; matrices by number.
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let cases = ["phi", "gpt_neox", "phi4_mini", "gpt_oss_mxfp4", "falcon_h1"];
+    let cases = ["phi", "gpt_neox", "phi4_mini", "gpt_oss_mxfp4", "falcon_h1", "gemma3n_text"];
     all.extend(cases.map(|case| fixtures.join(case)));
     assert!(all.len() > 10);
     all

@@ -305,7 +305,12 @@ pub(super) fn scale(keys: Keys, row: &Row, config: &Config) -> Result<f32> {
     }
     let width = match (row.scale, keys) {
         (Scale::HeadDim, _) => head_dim as f32,
-        (Scale::One, _) => 1.0,
+        (Scale::One, Keys::Gguf { .. }) => 1.0,
+        (Scale::One, Keys::Json(json)) => {
+            // Some files have a key for it that these classes do not read.
+            let _ = json.get("query_pre_attn_scalar");
+            1.0
+        }
         // GGUF has no key for it; llama.cpp, too, tells the one model that differs by its depth.
         (Scale::QueryPreAttention { odd }, Keys::Gguf { .. }) if n_layers == odd => {
             hidden as f32 / n_heads as f32

@@ -14,12 +14,13 @@ use super::refuse::refuse_variants;
 use super::rope::ropes;
 use super::rows::{self, NormKind, Parallel, Places, Recurrence, Row, Windows};
 use super::singles::{self, Single};
+use super::streams;
 use super::windows::{roped, windows};
 use super::{Source, unknown};
 use crate::config::{Config, Rope, limits};
 use crate::error::{Result, config_error};
 use crate::spec::{
-    Block, Branch, LayerInput, LayerInputs, Linear, Logits, Mixer, Named, Norm, Slots, Spec,
+    Block, Branch, LayerInput, LayerInputs, Linear, Logits, Mixer, Named, Norm, Scale, Slots, Spec,
     Temperature,
 };
 
@@ -40,6 +41,7 @@ pub(crate) struct Decoder {
     pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
     layer_inputs: Option<LayerWidths>,
+    streams: Option<streams::Numbers>,
     recurrent: Option<Recurrent>,
     /// The mixer of each layer, where layers have one.
     singles: Option<Vec<Single>>,
@@ -142,6 +144,7 @@ impl Decoder {
             shared_keys: shared_keys(keys, row, &config)?,
             feed_forward: FeedForward::read(keys, row, &config)?,
             layer_inputs: layer_inputs(keys, row, &config)?,
+            streams: streams::Numbers::read(keys, row)?,
             recurrent: Recurrent::read(keys, row, config.n_layers, singles.as_deref())?,
             singles,
             norms_plus: match keys {
@@ -171,6 +174,7 @@ impl Decoder {
         let norm = self.norm(slots, self.row.output_norm, hidden)?;
         let layer_inputs = self.layer_inputs.as_ref();
         let layer_inputs = layer_inputs.map(|widths| self.inputs(slots, widths)).transpose()?;
+        let streams = self.streams.map(|numbers| self.all_streams(slots, numbers)).transpose()?;
         let positions = if self.row.learned_positions {
             Some(slots.matrix("position_embd", &[self.config.context_length, hidden])?)
         } else {
@@ -188,6 +192,7 @@ impl Decoder {
             hidden,
             embed,
             layer_inputs,
+            streams,
             positions,
             embed_scale: self.factors.embedding,
             ropes: self.ropes(),
@@ -233,7 +238,10 @@ impl Decoder {
             blocks.push(self.parallel(slots, layer, attentions)?);
             return Ok(());
         }
-        blocks.push(self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
+        if let Some(numbers) = self.streams {
+            blocks.push(self.predict(slots, numbers)?);
+        }
+        let mut first = self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
             let attends = recurrent.is_none() || self.row.beside_attention;
             let attention = match self.latent {
                 _ if !attends => None,
@@ -244,18 +252,26 @@ impl Decoder {
             };
             let recurrence = recurrent.map(|numbers| self.recurrence(slots, numbers, recurrences));
             Ok(attention.into_iter().chain(recurrence.transpose()?).collect())
-        })?);
+        })?;
+        if let Some(numbers) = self.streams {
+            self.learned_residual(slots, numbers, &mut first)?;
+        }
+        blocks.push(first);
         blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
             self.feed_forward(slots, layer)
         })?);
         if self.feed_forward.beside() {
             self.set_apart(slots, blocks)?;
         }
+        if let Some(numbers) = self.streams {
+            blocks.push(self.correct(slots, numbers)?);
+        }
         if let Some(LayerWidths { width, .. }) = self.layer_inputs {
             blocks.push(self.layer_input(slots, layer, width)?);
         }
         if let Some(last) = blocks.last_mut().filter(|_| self.row.layer_scale) {
-            last.scale = Some(slots.tensor("layer_output_scale.weight", &[1], 0.0)?);
+            let scale = slots.tensor("layer_output_scale.weight", &[1], 0.0)?;
+            last.scale = Some(Scale::Tensor(scale));
         }
         Ok(())
     }
@@ -288,7 +304,7 @@ impl Decoder {
             let pre = Some(self.norm(slots, second, hidden)?);
             branches.push(Branch { pre, mixer, post: None });
         }
-        Ok(Block { branches, post: None, factor: self.factors.residual, scale: None })
+        Ok(Block { factor: self.factors.residual, ..Block::plain(branches) })
     }
 
     /// The rotations that its layers choose from.
@@ -311,7 +327,7 @@ impl Decoder {
         let mixer = Mixer::LayerInput(LayerInput { layer, act: self.row.act, gate, projection });
         let post = Some(self.norm(slots, "post_norm", hidden)?);
         let branches = vec![Branch { pre: None, mixer, post: None }];
-        Ok(Block { branches, post, factor: 1.0, scale: None })
+        Ok(Block { post, to_others: self.streams.is_some(), ..Block::plain(branches) })
     }
 
     fn inputs(
@@ -349,7 +365,7 @@ impl Decoder {
             branches.push(Branch { pre, mixer, post: None });
         }
         let post = norm(slots, places != Places::Before, after)?;
-        Ok(Block { branches, post, factor: self.factors.residual, scale: None })
+        Ok(Block { post, factor: self.factors.residual, ..Block::plain(branches) })
     }
 
     pub(super) fn norm(

@@ -5,6 +5,9 @@ use super::decoder::Decoder;
 use super::experts::Mixtures;
 use super::keys::{self, Keys};
 use super::rows::{Mlp, Row};
+use super::sparsity;
+use serde_json::Value;
+
 use crate::config::Config;
 use crate::error::{Result, unsupported};
 use crate::spec::{Dense, Fused, Linear, Mixer, Named, RowMap, Slots, Up};
@@ -13,8 +16,9 @@ use crate::spec::{Dense, Fused, Linear, Mixer, Named, RowMap, Slots, Up};
 #[derive(Debug)]
 pub(super) struct FeedForward {
     mixtures: Option<Mixtures>,
-    /// Width of each layer, where it is dense.
+    /// Width of each layer, where it is dense, and how far above the mean its gates must be.
     widths: Vec<usize>,
+    sparse: Vec<Option<f32>>,
     /// Layers without experts in a mixture.
     dense: Vec<usize>,
     /// The first so many have none.
@@ -31,7 +35,9 @@ impl FeedForward {
             mixtures.map(|(mixture, numbers)| Mixtures::read(keys, row, mixture, numbers));
         let dense_first = keys.count(keys::DENSE_FIRST)?.unwrap_or(0);
         let widths = widths(keys, row, config)?;
-        Ok(Self { mixtures: mixtures.transpose()?, widths, dense, dense_first, sparse_step })
+        let sparse = sparsity::deviations(keys, row, config.n_layers)?;
+        let mixtures = mixtures.transpose()?;
+        Ok(Self { mixtures, widths, sparse, dense, dense_first, sparse_step })
     }
 
     /// Whether experts are beside the dense path, apart from it.
@@ -58,18 +64,18 @@ impl Decoder {
             (Some(numbers), Some(mixtures)) if self.feed_forward.has_experts(layer) => {
                 let routed = Mixer::Experts(self.experts(slots, numbers, mixtures)?);
                 if self.feed_forward.beside() {
-                    let dense = self.dense(slots, self.feed_forward.widths[layer])?;
+                    let dense = self.dense(slots, layer)?;
                     return Ok(vec![Mixer::Dense(dense), routed]);
                 }
                 let shared = self.shared_expert(slots, mixtures)?.map(Mixer::Dense);
                 Ok(std::iter::once(routed).chain(shared).collect())
             }
-            _ => Ok(vec![Mixer::Dense(self.dense(slots, self.feed_forward.widths[layer])?)]),
+            _ => Ok(vec![Mixer::Dense(self.dense(slots, layer)?)]),
         }
     }
 
-    fn dense(&self, slots: &mut Slots<'_>, ffn: usize) -> Result<Dense<Named>> {
-        let hidden = self.config.hidden;
+    fn dense(&self, slots: &mut Slots<'_>, layer: usize) -> Result<Dense<Named>> {
+        let (hidden, ffn) = (self.config.hidden, self.feed_forward.widths[layer]);
         let Row { act, mlp, mlp_bias, fused, shared_ffn, .. } = *self.row;
         let up = match mlp {
             Mlp::Plain => Up::Plain(self.linear(slots, "ffn_up", &[ffn, hidden], mlp_bias)?),
@@ -85,7 +91,11 @@ impl Decoder {
                     let bias = mlp_bias.then(|| slots.part((part, "bias"), &[ffn], fused.as_ref()));
                     Ok(Linear { matrix, bias: bias.transpose()? })
                 };
-                Up::Gated([half("ffn_gate")?.times(self.factors.gate), half("ffn_up")?])
+                let pair = [half("ffn_gate")?.times(self.factors.gate), half("ffn_up")?];
+                match self.feed_forward.sparse[layer] {
+                    Some(deviations) => Up::Sparse(pair, deviations),
+                    None => Up::Gated(pair),
+                }
             }
         };
         let down = if shared_ffn {
@@ -102,12 +112,15 @@ impl Decoder {
     }
 }
 
-/// The width of each layer: GGUF may have an array; in a folder those that share keys may be twice as
+/// The width of each layer: a file may have a list; in a folder layers that share keys may be twice as
 /// wide.
 fn widths(keys: Keys, row: &Row, config: &Config) -> Result<Vec<usize>> {
     let n_layers = config.n_layers;
     let given = match keys {
         Keys::Gguf { .. } if !row.single_mixers => keys.per_layer(keys::FFN, n_layers)?,
+        Keys::Json(json) if json.get("intermediate_size").is_some_and(Value::is_array) => {
+            keys.per_layer(keys::FFN, n_layers)?
+        }
         _ => None,
     };
     let mut widths = given.unwrap_or_else(|| vec![config.ffn; n_layers]);

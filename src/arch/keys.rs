@@ -122,6 +122,9 @@ pub(super) const SHARED_KEYS: Key = key("attention.shared_kv_layers", &["num_kv_
 pub(super) const LAYER_INPUT: Key =
     key("embedding_length_per_layer_input", &["hidden_size_per_layer_input"]);
 pub(super) const LAYER_INPUT_VOCAB: Size = size("", &["vocab_size_per_layer_input"], limits::VOCAB);
+pub(super) const STREAMS: Size = size("altup.num_inputs", &["altup_num_inputs"], limits::STREAMS);
+pub(super) const ACTIVE_STREAM: Key = key("altup.active_idx", &["altup_active_idx"]);
+pub(super) const LOW_RANK: Size = size("", &["laurel_rank"], limits::WIDTH);
 pub(super) const FULL_INTERVAL: Size =
     size("full_attention_interval", &["full_attention_interval"], limits::LAYERS);
 pub(super) const DELTA_KEY_HEADS: Size =
@@ -225,15 +228,23 @@ impl<'a> Keys<'a> {
         number.map(usize::try_from).transpose().map_err(|_| self.error(key, "is out of range"))
     }
 
-    /// An integer for every layer: of a list in GGUF, else the same for all; none without the key.
+    /// An integer for every layer: of a list, or the same for all; none without the key.
     pub(super) fn counts(self, key: Key, n_layers: usize) -> Result<Vec<usize>> {
-        let Self::Gguf { metadata, .. } = self else {
+        let name = self.name(key);
+        let list = match self {
+            Self::Gguf { metadata, .. } => match metadata.get(&name) {
+                Some(Value::Array(array)) => Some(array.to_u64s()),
+                _ => None,
+            },
+            Self::Json(json) => json
+                .get(&name)
+                .and_then(serde_json::Value::as_array)
+                .map(|list| list.iter().map(serde_json::Value::as_u64).collect::<Option<Vec<_>>>()),
+        };
+        let Some(list) = list else {
             return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
         };
-        let Some(Value::Array(array)) = metadata.get(&self.name(key)) else {
-            return Ok(self.count(key)?.map_or(Vec::new(), |n| vec![n; n_layers]));
-        };
-        let list = array.to_u64s().filter(|list| list.len() == n_layers);
+        let list = list.filter(|list| list.len() == n_layers);
         let list = list.and_then(|list| list.into_iter().map(|n| n.try_into().ok()).collect());
         list.ok_or_else(|| self.error(key, format_args!("is not a list of {n_layers} counts")))
     }

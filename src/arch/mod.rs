@@ -14,7 +14,9 @@ mod refuse;
 mod rope;
 mod rows;
 mod singles;
+mod sparsity;
 mod state_space;
+mod streams;
 mod windows;
 
 pub(crate) use decoder::Decoder;

@@ -88,6 +88,10 @@ pub(super) struct Row {
     pub(super) shared_keys: bool,
     /// Tokens may have an embedding for each layer.
     pub(super) layer_inputs: bool,
+    /// Layers see one of several residual streams, and have a learned residual beside attention.
+    pub(super) streams: bool,
+    /// In some layers few gates count.
+    pub(super) sparse_gates: bool,
     /// Each layer's output is multiplied by a number of its own.
     pub(super) layer_scale: bool,
     pub(super) mlp: Mlp,

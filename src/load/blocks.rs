@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::spec::{Attention, Experts, Mixer, Named, Spec, Up};
+use crate::spec::{Attention, Experts, LowRank, Mixer, Named, Spec, Up};
 
 /// Blocks of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,12 +58,17 @@ fn describe(mixer: &Mixer<Named>) -> String {
         }
         Mixer::Dense(dense) => match dense.up {
             Up::Gated(_) => format!("gated feed-forward of {}", dense.ffn),
+            Up::Sparse(..) => format!("gated feed-forward of {}, few gates", dense.ffn),
             Up::Plain(_) => format!("feed-forward of {}", dense.ffn),
         },
         Mixer::Experts(Experts { count, used, ffn, .. }) => {
             format!("mixture, {used} of {count} experts of {ffn}")
         }
         Mixer::LayerInput(_) => "input of the layer".into(),
+        Mixer::LowRank(LowRank { left, .. }) => format!("low-rank path of {}", left.shape[0]),
+        Mixer::Identity => "what attention reads, as it is".into(),
+        Mixer::Predict(predict) => format!("prediction of {} streams", predict.router.count),
+        Mixer::Correct(correct) => format!("correction of {} streams", correct.router.count),
     }
 }
 

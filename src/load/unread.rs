@@ -109,6 +109,8 @@ const HARMLESS: &[(&str, &str)] = &[
     ("dtype", "how, not what"),
     ("rope.dimension_sections", "of images: text is at the same place on every axis"),
     ("mrope_", "of images: text is at the same place on every axis"),
+    ("altup_coef_clip", "training"),
+    ("altup_lr_multiplier", "training"),
     ("mlp_expansion_factor", "the width is there, too"),
     ("block_norm_eps", "lfm2's class reads norm_eps"),
     ("block_ffn_dim_multiplier", "read where the width is adjusted"),

@@ -11,7 +11,7 @@ use goldcrest_kernels::{Activation, Format, PANEL_ROWS, unpack_row};
 use super::need::Fixed;
 use crate::error::Result;
 use crate::load::{Buffer, Checkpoint, Hadamard, Tensor};
-use crate::spec::{Named, Spec, Stage};
+use crate::spec::{Named, Scale, Spec, Stage};
 pub(crate) use file::save;
 pub(crate) use pack::Watch;
 use plan::Plan;
@@ -72,6 +72,15 @@ impl Stage for Loaded {
     type Rows = usize;
     type Bank = Vec<Expert>;
     type Heads = Vec<Matrix>;
+}
+
+impl Scale<Loaded> {
+    pub(crate) fn number(&self) -> f32 {
+        match self {
+            Self::Tensor(numbers) => numbers[0],
+            Self::Number(number) => *number,
+        }
+    }
 }
 
 /// One expert: its matrices one after another, in pages of their own but for small ones.

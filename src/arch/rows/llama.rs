@@ -67,6 +67,8 @@ pub(in crate::arch) const LLAMA: Row = Row {
     global_heads: false,
     shared_keys: false,
     layer_inputs: false,
+    streams: false,
+    sparse_gates: false,
     layer_scale: false,
     mlp: Mlp::Gated,
     parallel: Parallel::No,

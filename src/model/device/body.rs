@@ -14,7 +14,7 @@ use super::upload::{BlockWeights, Pieces};
 use crate::error::Result;
 use crate::model::pass::{Angles, mixes};
 use crate::model::weights::{Loaded, Weights};
-use crate::spec::{Block, Norm, Spec};
+use crate::spec::{Block, Norm, Scale, Spec};
 
 /// Blocks on a device, perhaps with the output.
 pub(crate) struct Body {
@@ -337,7 +337,7 @@ impl<'w> Writer<'w> {
             }
         }
         if gathers {
-            let scale = block.scale.as_ref().map_or(1.0, |scale| scale[0]);
+            let scale = block.scale.as_ref().map_or(1.0, Scale::number);
             self.pending = Some(Waiting { norm: bound.post, mix: block.factor, scale });
             // Rows of a pass of many have no product to go with.
             if self.class != Class::One {

@@ -269,6 +269,7 @@ impl BoundDense<'_> {
                 writer.builder.product(&Product { parts: &parts, kind, ..product })?;
             }
             Up::Plain(_) => writer.product(&self.weights[0], self.biases[0], &product)?,
+            Up::Sparse(..) => unreachable!("sparse layers stay on the CPU"),
         }
         if mixer.gate.is_some() {
             let kind = Kind::Store { scale: 1.0, act: Some(Nonlinearity::Sigmoid) };

@@ -116,6 +116,7 @@ pub(crate) fn place(spec: &Spec<Loaded>, info: &DeviceInfo, layers: GpuLayers) -
     }
     let head = match matrix(&spec.head.matrix) {
         _ if wanted == 0 => Place::Cpu(None),
+        _ if spec.streams.is_some() => Place::Cpu(Some("several residual streams".into())),
         Some(reason) => Place::Cpu(Some(reason)),
         None => Place::Device,
     };
@@ -129,9 +130,14 @@ fn name(mixer: &Mixer<Loaded>) -> &'static str {
         Mixer::DeltaNet(_) => "gated delta rule",
         Mixer::ShortConv(_) => "short convolution",
         Mixer::Mamba(_) => "state space",
+        Mixer::Dense(Dense { up: Up::Sparse(..), .. }) => "sparse feed-forward",
         Mixer::Dense(_) => "feed-forward",
         Mixer::Experts(_) => "experts",
         Mixer::LayerInput(_) => "layer input",
+        Mixer::LowRank(_) => "low-rank path",
+        Mixer::Identity => "identity",
+        Mixer::Predict(_) => "prediction of streams",
+        Mixer::Correct(_) => "correction of streams",
     }
 }
 
@@ -162,6 +168,9 @@ fn attention(mixer: &Attention<Loaded>, here: &[usize]) -> Option<String> {
 }
 
 fn dense(mixer: &Dense<Loaded>, info: &DeviceInfo) -> Option<String> {
+    if let Up::Sparse(..) = mixer.up {
+        return Some("gates that a whole row decides on".into());
+    }
     // Gate and up alternate: one dispatch sees both.
     let bytes: usize = mixer.up.linears().iter().map(|linear| linear.matrix.bytes()).sum();
     if bytes as u64 > info.max_binding && matches!(mixer.up, Up::Gated(_)) {

@@ -3,11 +3,11 @@
 use goldcrest_kernels::{Nonlinearity, PANEL_ROWS};
 
 use super::Walk;
-use super::needs::{Kinds, Rows};
+use super::needs::{Kinds, Rows, side_by_side};
 use super::product::{At, Input};
 use super::scratch::Lane;
 use crate::model::weights::{Loaded, Matrix};
-use crate::spec::{Dense, Up};
+use crate::spec::{Dense, Linear, Up};
 use crate::threads::{Poisoned, Worker};
 
 impl Walk<'_> {
@@ -19,6 +19,9 @@ impl Walk<'_> {
         at: At<'_>,
         mixer: &Dense<Loaded>,
     ) -> Result<(), Poisoned> {
+        if let Up::Sparse(linears, deviations) = &mixer.up {
+            return self.sparse(w, lane, at, mixer, (linears, *deviations));
+        }
         let linears = mixer.up.linears();
         let turned = linears[0].matrix.turned;
         let input = Input { turned, ..self.hidden(at.pre()) };
@@ -41,6 +44,7 @@ impl Walk<'_> {
                 return;
             }
             match &mixer.up {
+                Up::Sparse(..) => {}
                 Up::Gated(pair) => {
                     let mut tile = std::mem::take(&mut lane.tile);
                     let matrices = pair.each_ref().map(|linear| &linear.matrix);
@@ -68,6 +72,34 @@ impl Walk<'_> {
         let gate = mixer.gate.as_ref().map(|_| panels * PANEL_ROWS);
         let norm = mixer.down_norm.as_ref();
         let input = Input { gate, norm, ..self.made(made, mixer.ffn) };
+        self.residual(w, lane, at, &input, &mixer.down)
+    }
+
+    /// The same of gates of which few count, which a whole row of them says.
+    fn sparse(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        at: At<'_>,
+        mixer: &Dense<Loaded>,
+        (linears, deviations): (&[Linear<Loaded>; 2], f32),
+    ) -> Result<(), Poisoned> {
+        let kernels = self.graph.kernels;
+        let both = self.b.floats(side_by_side(linears), Rows::Pass);
+        self.side_by_side(w, lane, &self.hidden(at.pre()), linears.iter(), both)?;
+        let made = self.b.floats(mixer.width(), Rows::Pass);
+        let grid = made.grid(w, 1, usize::MAX);
+        w.each(self.rows, 1, grid, |claim, mut made| {
+            let (gates, up) = both.row(w, claim.start).split_at(both.stride() / 2);
+            let made = &mut made.row(0)[..mixer.ffn];
+            made.copy_from_slice(&gates[..mixer.ffn]);
+            kernels.gaussian_top_k(made, deviations);
+            kernels.activate(mixer.act, made);
+            kernels.multiply(made, &up[..mixer.ffn]);
+        });
+        w.barrier()?;
+        let norm = mixer.down_norm.as_ref();
+        let input = Input { norm, ..self.made(made, mixer.ffn) };
         self.residual(w, lane, at, &input, &mixer.down)
     }
 

@@ -19,15 +19,7 @@ impl Walk<'_> {
         inputs: &LayerInputs<Loaded>,
     ) -> Result<(), Poisoned> {
         let input = self.hidden(None);
-        let matrix = &inputs.projection;
-        self.prepare(w, lane, &input, matrix.kind().into())?;
-        let grid = self.b.layer_inputs.grid(w, self.rows, PANEL_ROWS);
-        w.each(matrix.panels(), self.grain(), grid, |claim, mut out| {
-            self.product(w, lane, &input, matrix, claim, |row, product| {
-                out.row(row).copy_from_slice(product);
-            });
-        });
-        w.barrier()?;
+        self.multiply_all(w, lane, &input, &inputs.projection, &self.b.layer_inputs)?;
         let grid = self.b.layer_inputs.grid(w, 1, usize::MAX);
         w.each(self.rows, 1, grid, |claim, mut out| {
             self.finish_inputs(inputs, self.b.tokens[claim.start].0, &mut lane.row, out.row(0));

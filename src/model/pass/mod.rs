@@ -16,6 +16,7 @@ mod device;
 mod experts;
 mod latent;
 mod layer_input;
+mod low_rank;
 mod mamba;
 mod needs;
 mod product;
@@ -23,6 +24,7 @@ mod recurrent;
 mod rope;
 mod scratch;
 mod spans;
+mod streams;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -224,6 +226,9 @@ impl Walk<'_> {
         if let Some(inputs) = &self.graph.spec().layer_inputs {
             self.layer_inputs(w, lane, inputs)?;
         }
+        if let Some(streams) = &self.graph.spec().streams {
+            self.split_streams(w, lane, streams)?;
+        }
         for span in &self.graph.spans {
             match span {
                 Span::Cpu(blocks) => self.blocks(w, lane, blocks.clone())?,
@@ -258,6 +263,10 @@ impl Walk<'_> {
                     Mixer::Dense(mixer) => self.dense(w, lane, at, mixer)?,
                     Mixer::Experts(mixer) => self.experts(w, lane, at, mixer)?,
                     Mixer::LayerInput(mixer) => self.layer_input(w, lane, at, mixer)?,
+                    Mixer::LowRank(mixer) => self.low_rank(w, lane, at, mixer)?,
+                    Mixer::Identity => self.identity(w, lane, at)?,
+                    Mixer::Predict(mixer) => self.predict(w, lane, at, mixer)?,
+                    Mixer::Correct(mixer) => self.correct(w, lane, at, mixer)?,
                 }
                 if self.cancelled.load(Ordering::Relaxed) {
                     return Ok(());
@@ -307,6 +316,9 @@ impl Walk<'_> {
             return Ok(());
         }
         let spec = self.graph.spec();
+        if let Some(streams) = &spec.streams {
+            self.join_streams(w, lane, streams)?;
+        }
         let matrix = &spec.head.matrix;
         let turned = matrix.turned;
         let input = Input { pick: Some(self.b.wanted), turned, ..self.hidden(Some(&spec.norm)) };

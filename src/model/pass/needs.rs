@@ -8,7 +8,7 @@ use super::product::mixes;
 use super::rope::Rotation;
 use crate::error::{Result, unsupported};
 use crate::model::weights::Loaded;
-use crate::spec::{Linear, Mixer, Spec};
+use crate::spec::{Dense, Linear, LowRank, Mixer, Spec, Streams, Up};
 
 /// Different widths of one sort of buffer that a model may have.
 pub(super) const WIDTHS: usize = 16;
@@ -90,6 +90,8 @@ pub(super) struct Needs {
     pub(super) branched: bool,
     /// Width of all layers' inputs.
     pub(super) layer_inputs: usize,
+    /// Width of all residual streams, where there are several.
+    pub(super) streams: usize,
     /// The widest row that is quantised, and all of its forms.
     pub(super) longest: usize,
     pub(super) kinds: Kinds,
@@ -140,12 +142,7 @@ impl Needs {
         for mixer in spec.mixers() {
             match mixer {
                 Mixer::Attention(mixer) => needs.attention(spec.hidden, mixer),
-                Mixer::Dense(mixer) => {
-                    needs.form(spec.hidden, Rows::Pass, linear_formats(mixer.up.linears()));
-                    needs.form(spec.hidden, Rows::Pass, mixer.gate.iter().map(|gate| gate.format));
-                    needs.float(mixer.width(), Rows::Pass);
-                    needs.form(mixer.ffn, Rows::Pass, [mixer.down.matrix.format]);
-                }
+                Mixer::Dense(mixer) => needs.dense(spec.hidden, mixer),
                 Mixer::Latent(mixer) => needs.latent(spec.hidden, mixer),
                 Mixer::DeltaNet(mixer) => needs.delta_net(spec.hidden, mixer),
                 Mixer::ShortConv(mixer) => needs.short_conv(spec.hidden, mixer),
@@ -157,12 +154,25 @@ impl Needs {
                     needs.float(width.next_multiple_of(PANEL_ROWS), Rows::Pass);
                     needs.form(width, Rows::Pass, [mixer.projection.matrix.format]);
                 }
+                Mixer::LowRank(LowRank { left, right }) => {
+                    needs.form(spec.hidden, Rows::Pass, [left.format]);
+                    needs.float(left.panels() * PANEL_ROWS, Rows::Pass);
+                    needs.form(left.rows, Rows::Pass, [right.matrix.format]);
+                }
+                Mixer::Identity | Mixer::Predict(_) | Mixer::Correct(_) => {}
             }
         }
         if let Some(inputs) = &spec.layer_inputs {
             needs.form(spec.hidden, Rows::Pass, [inputs.projection.format]);
             needs.layer_inputs = inputs.projection.rows;
             needs.longest = needs.longest.max(needs.layer_inputs);
+        }
+        if let Some(Streams { count, split, join }) = &spec.streams {
+            let matrices = split.iter().chain(join);
+            needs.form(spec.hidden, Rows::Pass, matrices.map(|matrix| matrix.format));
+            needs.streams = count * spec.hidden;
+            needs.longest = needs.longest.max(needs.streams);
+            needs.branched = true;
         }
         if needs.forms.len() > WIDTHS || needs.floats.len() > WIDTHS {
             return Err(unsupported(format!("a model of more than {WIDTHS} different widths")));
@@ -181,6 +191,17 @@ impl Needs {
         self.key = self.key.max(2 * heads.head_dim);
         self.scores =
             self.scores.max(goldcrest_kernels::scratch_len(heads.head_dim, heads.head_dim));
+    }
+
+    fn dense(&mut self, hidden: usize, mixer: &Dense<Loaded>) {
+        let linears = mixer.up.linears();
+        self.form(hidden, Rows::Pass, linear_formats(linears));
+        self.form(hidden, Rows::Pass, mixer.gate.iter().map(|gate| gate.format));
+        if let Up::Sparse(..) = mixer.up {
+            self.float(side_by_side(linears), Rows::Pass);
+        }
+        self.float(mixer.width(), Rows::Pass);
+        self.form(mixer.ffn, Rows::Pass, [mixer.down.matrix.format]);
     }
 
     fn latent(&mut self, hidden: usize, mixer: &crate::spec::Latent<Loaded>) {

@@ -52,6 +52,8 @@ pub(super) struct Input<'s, 'a> {
     pub(super) from: &'s Shared<'a, f32>,
     /// These rows of `from`; all of the pass without a choice.
     pub(super) pick: Option<&'s [usize]>,
+    /// The first number that is taken of a row, and how many.
+    pub(super) first: usize,
     pub(super) k: usize,
     pub(super) norm: Option<&'s Norm<Loaded>>,
     /// Whether the rows are turned after that, as the matrices want that read them.
@@ -81,7 +83,7 @@ impl<'a> Walk<'a> {
     /// What a mixer made, `k` wide.
     pub(super) fn made<'s>(&'s self, from: &'s Shared<'a, f32>, k: usize) -> Input<'s, 'a> {
         let to = self.b.forms(k, needs::Rows::Pass);
-        Input { from, pick: None, k, norm: None, gate: None, turned: false, to }
+        Input { from, pick: None, first: 0, k, norm: None, gate: None, turned: false, to }
     }
 
     pub(super) fn grain(&self) -> usize {
@@ -151,7 +153,7 @@ impl<'a> Walk<'a> {
         row: &'x [f32],
         scratch: &'x mut [f32],
     ) -> &'x [f32] {
-        let x = &row[..input.k];
+        let x = &row[input.first..][..input.k];
         let turn = self.graph.weights.hadamard.as_ref().filter(|_| input.turned);
         if input.gate.is_none() && turn.is_none() {
             return self.normalised(x, input.norm, scratch);
@@ -170,7 +172,7 @@ impl<'a> Walk<'a> {
         out
     }
 
-    fn normalised<'x>(
+    pub(super) fn normalised<'x>(
         &self,
         x: &'x [f32],
         norm: Option<&Norm<Loaded>>,
@@ -269,6 +271,26 @@ impl<'a> Walk<'a> {
             }
             take(row, product);
         });
+    }
+
+    /// All of the product of the input with a matrix, and nothing else.
+    pub(super) fn multiply_all(
+        &self,
+        w: &mut Worker<'_>,
+        lane: &mut Lane,
+        input: &Input<'_, '_>,
+        matrix: &Matrix,
+        to: &Shared<'_, f32>,
+    ) -> Result<(), Poisoned> {
+        let input = &Input { turned: matrix.turned, ..*input };
+        self.prepare(w, lane, input, matrix.kind().into())?;
+        let grid = to.grid(w, self.rows, PANEL_ROWS);
+        w.each(matrix.panels(), self.grain(), grid, |claim, mut out| {
+            self.product(w, lane, input, matrix, claim, |row, product| {
+                out.row(row)[..product.len()].copy_from_slice(product);
+            });
+        });
+        w.barrier()
     }
 
     /// The products of the input with several matrices, each from a whole panel of `to` on, with their
@@ -416,19 +438,22 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// x = (x + factor * post(mixed)) * scale
+    /// x = (x + factor * post(mixed)) * scale, or the same of each of several residual streams
     fn add_mixed(&self, w: &Worker<'_>, lane: &mut Lane, block: &Block<Loaded>) {
         let kernels = self.graph.kernels;
-        let grid = self.b.x.grid(w, 1, usize::MAX);
-        w.each(self.rows, 1, grid, |claim, mut x| {
+        let (to, first) = if block.to_others { (&self.b.streams, 1) } else { (&self.b.x, 0) };
+        let grid = to.grid(w, 1, usize::MAX);
+        w.each(self.rows, 1, grid, |claim, mut to| {
             let mixed = self.b.mixed.row(w, claim.start);
             let mixed = self.normalised(mixed, block.post.as_ref(), &mut lane.row);
-            match block.factor {
-                1.0 => kernels.add(x.row(0), mixed),
-                factor => kernels.add_scaled(x.row(0), mixed, factor),
-            }
-            if let Some(scale) = &block.scale {
-                kernels.scale(x.row(0), scale[0]);
+            for x in to.row(0).chunks_exact_mut(mixed.len()).skip(first) {
+                match block.factor {
+                    1.0 => kernels.add(x, mixed),
+                    factor => kernels.add_scaled(x, mixed, factor),
+                }
+                if let Some(scale) = &block.scale {
+                    kernels.scale(x, scale.number());
+                }
             }
         });
     }

@@ -100,6 +100,7 @@ pub(crate) struct Scratch {
     branched: Vec<f32>,
     angles: Vec<f32>,
     layer_inputs: Vec<f32>,
+    streams: Vec<f32>,
     floats: Vec<Vec<f32>>,
     forms: Vec<[Vec<u8>; 3]>,
     choices: Vec<experts::Choice>,
@@ -143,6 +144,8 @@ pub(super) struct Buffers<'a> {
     pub(super) angles: Shared<'a, f32>,
     /// `[rows, layers * width]`
     pub(super) layer_inputs: Shared<'a, f32>,
+    /// `[rows, count * hidden]`: all residual streams, where `x` is a copy of one.
+    pub(super) streams: Shared<'a, f32>,
     floats: [Option<Floats<'a>>; WIDTHS],
     forms: [Option<Forms<'a>>; WIDTHS],
     /// `[rows, experts]`: the router's products.
@@ -240,6 +243,7 @@ impl Scratch {
         self.branched.resize(if needs.branched { rows * hidden } else { 0 }, 0.0);
         self.angles.resize(rows * needs.angles, 0.0);
         self.layer_inputs.resize(rows * needs.layer_inputs, 0.0);
+        self.streams.resize(rows * needs.streams, 0.0);
         self.floats.resize_with(needs.floats.len(), Vec::new);
         for (buffer, need) in self.floats.iter_mut().zip(&needs.floats) {
             buffer.resize(needs.rows_of(need.rows, rows) * need.width, 0.0);
@@ -262,9 +266,9 @@ impl Scratch {
 
     /// Bytes that so many rows and workers take, but for what experts are counted in.
     pub(super) fn bytes(needs: &Needs, hidden: usize, rows: usize, workers: usize) -> usize {
-        let streams = 1 + usize::from(needs.mixed) + usize::from(needs.branched);
+        let copies = 1 + usize::from(needs.mixed) + usize::from(needs.branched);
         let experts = needs.routing.count.next_multiple_of(PANEL_ROWS);
-        let row = streams * hidden + needs.angles + needs.layer_inputs + experts;
+        let row = copies * hidden + needs.angles + needs.layer_inputs + needs.streams + experts;
         let widths = needs.floats.iter().map(|need| needs.rows_of(need.rows, rows) * need.width);
         let forms = needs
             .forms
@@ -279,7 +283,8 @@ impl Scratch {
     pub(super) fn held(&self) -> usize {
         let of = |floats: &Vec<f32>| floats.len() * size_of::<f32>();
         let own = [&self.x, &self.mixed, &self.branched, &self.angles, &self.layer_inputs];
-        let floats = own.into_iter().chain([&self.scores]).chain(&self.floats).map(of);
+        let floats =
+            own.into_iter().chain([&self.streams, &self.scores]).chain(&self.floats).map(of);
         let forms = self.forms.iter().flatten().map(Vec::len);
         let lanes = self.lanes.iter().map(|lane| {
             let lane = crate::threads::lock(lane);
@@ -327,6 +332,7 @@ impl Scratch {
             branched: Shared::new(&mut self.branched, hidden),
             angles: Shared::new(&mut self.angles, needs.angles),
             layer_inputs: Shared::new(&mut self.layer_inputs, needs.layer_inputs),
+            streams: Shared::new(&mut self.streams, needs.streams),
             floats: std::array::from_fn(|_| floats.next()),
             forms: std::array::from_fn(|_| forms.next()),
             scores: Shared::new(&mut self.scores, needs.routing.count.next_multiple_of(PANEL_ROWS)),

@@ -5,6 +5,7 @@ use std::ops::Range;
 use goldcrest_kernels::{Format, PANEL_ROWS};
 
 mod recurrent;
+mod streams;
 
 use super::{Expert, Loaded, Matrix};
 use crate::error::{Result, input_error, unsupported};
@@ -12,7 +13,7 @@ use crate::load::{Checkpoint, Hadamard, Tensor, check_finite};
 use crate::model::need::Fixed;
 use crate::spec::{
     Attention, Block, Branch, Dense, Experts, KeysValues, Latent, LayerInput, LayerInputs, Linear,
-    Mixer, Named, Norm, RowMap, Slot, Spec, Up,
+    LowRank, Mixer, Named, Norm, RowMap, Scale, Slot, Spec, Up,
 };
 
 /// Matrices start on a page, so that each can be given back or mapped by itself.
@@ -154,6 +155,7 @@ impl<'a> Plan<'a> {
             positions,
             embed_scale: spec.embed_scale,
             layer_inputs: spec.layer_inputs.as_ref().map(|i| self.layer_inputs(i)).transpose()?,
+            streams: spec.streams.as_ref().map(|streams| self.streams(streams)).transpose()?,
             ropes: spec.ropes.clone(),
             blocks,
             layers: spec.layers.clone(),
@@ -192,7 +194,12 @@ impl<'a> Plan<'a> {
             branches: block.branches.iter().map(|b| self.branch(b)).collect::<Result<_>>()?,
             post: self.optional_norm(block.post.as_ref())?,
             factor: block.factor,
-            scale: self.optional_vector(block.scale.as_ref())?,
+            scale: match &block.scale {
+                Some(Scale::Tensor(scale)) => Some(Scale::Tensor(self.vector(scale)?)),
+                Some(Scale::Number(scale)) => Some(Scale::Number(*scale)),
+                None => None,
+            },
+            to_others: block.to_others,
         })
     }
 
@@ -213,6 +220,12 @@ impl<'a> Plan<'a> {
                     gate: self.matrix(&mixer.gate)?,
                     projection: self.linear(&mixer.projection)?,
                 }),
+                Mixer::LowRank(LowRank { left, right }) => {
+                    Mixer::LowRank(LowRank { left: self.matrix(left)?, right: self.linear(right)? })
+                }
+                Mixer::Identity => Mixer::Identity,
+                Mixer::Predict(mixer) => Mixer::Predict(self.predict(mixer)?),
+                Mixer::Correct(mixer) => Mixer::Correct(self.correct(mixer)?),
             },
             post: self.optional_norm(branch.post.as_ref())?,
         })
@@ -279,6 +292,9 @@ impl<'a> Plan<'a> {
     fn dense(&mut self, mixer: &Dense<Named>) -> Result<Dense<Loaded>> {
         let up = match &mixer.up {
             Up::Plain(up) => Up::Plain(self.linear(up)?),
+            Up::Sparse([gate, up], deviations) => {
+                Up::Sparse([self.linear(gate)?, self.linear(up)?], *deviations)
+            }
             Up::Gated([gate, up]) => {
                 let sources = [self.whole(&gate.matrix)?, self.whole(&up.matrix)?];
                 let [first, second] = self.interleaved(sources)?;
