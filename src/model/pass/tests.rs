@@ -1,5 +1,7 @@
 //! Passes of several runs, and keys and values in rings, against passes of one run that keep all.
 
+use std::path::Path;
+
 use super::*;
 use crate::load::{Checkpoint, ReadOptions};
 use crate::model::weights::Watch;
@@ -28,6 +30,21 @@ fn shapes() -> impl Iterator<Item = Shape> {
     })
 }
 
+/// Models of what no shape has: recurrent states, alone and beside attention, latents, several residual
+/// streams.
+const FIXTURES: &[&str] = &[
+    "falcon_h1",
+    "gemma3n_text",
+    "granitemoehybrid",
+    "lfm2_moe",
+    "minicpm3",
+    "nemotron_h",
+    "qwen3_next",
+];
+
+/// Tokens that all models here have.
+const VOCAB: u32 = 96;
+
 fn engine(
     shape: &Shape,
     mixture: &str,
@@ -37,10 +54,26 @@ fn engine(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tiny.gguf");
     save(shape, Mixture::by_name(mixture).unwrap(), 3, &path).unwrap();
-    let checkpoint = Checkpoint::open(&path, &ReadOptions { mmap: false }).unwrap();
+    engine_of(&path, None, kernels, threads)
+}
+
+/// Of a fixture, with its matrices in `quantize` where their widths are multiples of its blocks.
+fn fixture(case: &str, quantize: Option<Format>, threads: usize) -> (Graph, Engine) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let path = fixtures.join(case).join(format!("{case}-F16.gguf"));
+    engine_of(&path, quantize, Kernels::best(), threads)
+}
+
+fn engine_of(
+    path: &Path,
+    quantize: Option<Format>,
+    kernels: &'static Kernels,
+    threads: usize,
+) -> (Graph, Engine) {
+    let checkpoint = Checkpoint::open(path, &ReadOptions { mmap: false }).unwrap();
     let spec = checkpoint.spec(&checkpoint.decoder().unwrap()).unwrap();
     let watch = Watch { progress: &|_, _| (), cancel: &CancelToken::default() };
-    let weights = Weights::load(checkpoint, &spec, None::<Format>, &watch, |_, _| Ok(())).unwrap();
+    let weights = Weights::load(checkpoint, &spec, quantize, &watch, |_, _| Ok(())).unwrap();
     (Graph::new(weights, kernels, CONTEXT).unwrap(), Engine::new(Team::new(threads).unwrap()))
 }
 
@@ -49,7 +82,7 @@ fn start(graph: &Graph) -> Run {
 }
 
 fn tokens(seed: u32, n: usize) -> Vec<u32> {
-    (0..n as u32).map(|i| (i * 37 + seed * 101 + i * i % 11) % 320).collect()
+    (0..n as u32).map(|i| (i * 37 + seed * 101 + i * i % 11) % VOCAB).collect()
 }
 
 /// Gives `run` its next tokens and asks for the logits of all of them.
@@ -75,36 +108,45 @@ fn runs_together_have_the_bits_that_they_have_alone() {
     for shape in shapes() {
         for (mixture, threads) in [("q4_k_m", 2), ("q4_0", 3), ("f16", 1)] {
             let kernels = Kernels::for_isa(Isa::best()).unwrap();
-            let (graph, mut engine) = engine(&shape, mixture, kernels, threads);
-            let texts: Vec<Vec<u32>> = [40, 3, 300, 17].map(|n| tokens(n, n as usize)).into();
-            let want: Vec<_> =
-                texts.iter().map(|ids| alone(&graph, &mut engine, start(&graph), ids, 7)).collect();
-            // Pieces of different lengths side by side: prompts, single rows, and both.
-            let pieces = [[11, 1, 90, 1], [1, 1, 1, 1], [5, 1, 60, 14], [1, 0, 149, 1]];
-            let mut runs: Vec<Run> = texts.iter().map(|_| start(&graph)).collect();
-            let mut got = vec![Vec::new(); texts.len()];
-            for lengths in pieces {
-                let mut pass = Vec::new();
-                for (i, run) in runs.iter_mut().enumerate() {
-                    let from = run.state.len();
-                    let ids = &texts[i][from..][..lengths[i].min(texts[i].len() - from)];
-                    if !ids.is_empty() {
-                        ask(&graph, run, ids);
-                        pass.push((i, std::mem::take(run)));
-                    }
-                }
-                let (at, mut together): (Vec<_>, Vec<_>) = pass.into_iter().unzip();
-                graph.run(&mut engine, &mut together).unwrap();
-                for (i, run) in at.into_iter().zip(together) {
-                    got[i].extend(run.logits.iter().map(|x| x.to_bits()));
-                    runs[i] = run;
-                }
-            }
-            for (i, got) in got.iter().enumerate() {
-                let what = format!("{} {mixture}, run {i}", shape.arch);
-                assert!(!got.is_empty() && *got == want[i][..got.len()], "{what}");
+            let (graph, engine) = engine(&shape, mixture, kernels, threads);
+            check_together(&format!("{} {mixture}", shape.arch), &graph, engine);
+        }
+    }
+    for case in FIXTURES {
+        for (quantize, threads) in [(None, 3), (Some(Format::Q8_0), 2)] {
+            let (graph, engine) = fixture(case, quantize, threads);
+            check_together(&format!("{case} {quantize:?}"), &graph, engine);
+        }
+    }
+}
+
+fn check_together(what: &str, graph: &Graph, mut engine: Engine) {
+    let texts: Vec<Vec<u32>> = [40, 3, 300, 17].map(|n| tokens(n, n as usize)).into();
+    let want: Vec<_> =
+        texts.iter().map(|ids| alone(graph, &mut engine, start(graph), ids, 7)).collect();
+    // Pieces of different lengths side by side: prompts, single rows, and both.
+    let pieces = [[11, 1, 90, 1], [1, 1, 1, 1], [5, 1, 60, 14], [1, 0, 149, 1]];
+    let mut runs: Vec<Run> = texts.iter().map(|_| start(graph)).collect();
+    let mut got = vec![Vec::new(); texts.len()];
+    for lengths in pieces {
+        let mut pass = Vec::new();
+        for (i, run) in runs.iter_mut().enumerate() {
+            let from = run.state.len();
+            let ids = &texts[i][from..][..lengths[i].min(texts[i].len() - from)];
+            if !ids.is_empty() {
+                ask(graph, run, ids);
+                pass.push((i, std::mem::take(run)));
             }
         }
+        let (at, mut together): (Vec<_>, Vec<_>) = pass.into_iter().unzip();
+        graph.run(&mut engine, &mut together).unwrap();
+        for (i, run) in at.into_iter().zip(together) {
+            got[i].extend(run.logits.iter().map(|x| x.to_bits()));
+            runs[i] = run;
+        }
+    }
+    for (i, got) in got.iter().enumerate() {
+        assert!(!got.is_empty() && *got == want[i][..got.len()], "{what}, run {i}");
     }
 }
 
@@ -164,12 +206,14 @@ fn a_pass_ends_early_only_when_all_runs_are_cancelled() {
 
 #[test]
 fn a_pass_takes_what_was_foretold() {
-    for shape in shapes() {
-        let (graph, mut engine) = engine(&shape, "q4_k_m", Kernels::best(), 3);
+    let shapes = shapes();
+    let shapes = shapes.map(|shape| (shape.arch, engine(&shape, "q4_k_m", Kernels::best(), 3)));
+    let fixtures = FIXTURES.iter().map(|case| (*case, fixture(case, Some(Format::Q8_0), 3)));
+    for (name, (graph, mut engine)) in shapes.chain(fixtures) {
         let foretold = scratch_bytes(graph.spec(), graph.kernels, 3).unwrap();
         let mut run = start(&graph);
         ask(&graph, &mut run, &tokens(3, BATCH));
         graph.run(&mut engine, std::slice::from_mut(&mut run)).unwrap();
-        assert_eq!(engine.scratch.held() as u64, foretold, "{}", shape.arch);
+        assert_eq!(engine.scratch.held() as u64, foretold, "{name}");
     }
 }
