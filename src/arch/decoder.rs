@@ -8,21 +8,19 @@ use super::experts;
 use super::feed_forward::FeedForward;
 use super::keys::{self, Keys};
 use super::latent;
+use super::layer_inputs::LayerWidths;
 use super::multipliers::Factors;
 use super::recurrent::{Recurrent, adjusted_ffn};
 use super::refuse::refuse_variants;
 use super::rope::ropes;
-use super::rows::{self, NormKind, Parallel, Places, Recurrence, Row, Windows};
+use super::rows::{self, NormKind, Parallel, Recurrence, Row, Windows};
 use super::singles::{self, Single};
 use super::streams;
 use super::windows::{roped, windows};
 use super::{Source, unknown};
 use crate::config::{Config, Rope, limits};
 use crate::error::{Result, config_error};
-use crate::spec::{
-    Block, Branch, LayerInput, LayerInputs, Linear, Logits, Mixer, Named, Norm, Scale, Slots, Spec,
-    Temperature,
-};
+use crate::spec::{Linear, Logits, Named, Norm, Slots, Spec, Temperature};
 
 /// A decoder's numbers.
 #[derive(Debug)]
@@ -33,18 +31,18 @@ pub(crate) struct Decoder {
     pub(super) scale: f32,
     pub(super) cap: Option<f32>,
     pub(super) global: Option<Global>,
-    latent: Option<latent::Numbers>,
+    pub(super) latent: Option<latent::Numbers>,
     /// Layers after the others that draft tokens, which nothing here runs.
     pub(crate) drafts: usize,
     /// What the file says of norms of queries and keys.
     pub(super) qk_norm: Option<bool>,
     pub(super) shared_keys: usize,
     pub(super) feed_forward: FeedForward,
-    layer_inputs: Option<LayerWidths>,
-    streams: Option<streams::Numbers>,
-    recurrent: Option<Recurrent>,
+    pub(super) layer_inputs: Option<LayerWidths>,
+    pub(super) streams: Option<streams::Numbers>,
+    pub(super) recurrent: Option<Recurrent>,
     /// The mixer of each layer, where layers have one.
-    singles: Option<Vec<Single>>,
+    pub(super) singles: Option<Vec<Single>>,
     /// 1 where the file stores the weights of norms less 1.
     norms_plus: f32,
     /// Whether queries, keys and values have biases; `None` if there are tensors of them.
@@ -54,16 +52,9 @@ pub(crate) struct Decoder {
     pub(super) temperature: Option<Temperature>,
     /// Whether each layer rotates queries and keys.
     pub(super) roped: Vec<bool>,
-    parallel: bool,
+    pub(super) parallel: bool,
     pub(super) factors: Factors,
     logits: Logits,
-}
-
-/// Sizes of [`LayerInputs`].
-#[derive(Debug)]
-struct LayerWidths {
-    width: usize,
-    vocab: usize,
 }
 
 impl Decoder {
@@ -143,7 +134,7 @@ impl Decoder {
             global: Global::read(keys, &config)?,
             shared_keys: shared_keys(keys, row, &config)?,
             feed_forward: FeedForward::read(keys, row, &config)?,
-            layer_inputs: layer_inputs(keys, row, &config)?,
+            layer_inputs: LayerWidths::read(keys, row, &config)?,
             streams: streams::Numbers::read(keys, row)?,
             recurrent: Recurrent::read(keys, row, config.n_layers, singles.as_deref())?,
             singles,
@@ -204,168 +195,11 @@ impl Decoder {
         })
     }
 
-    /// The blocks of a layer.
-    fn layer(
-        &self,
-        slots: &mut Slots<'_>,
-        layer: usize,
-        blocks: &mut Vec<Block<Named>>,
-    ) -> Result<()> {
-        let recurrent = self.recurrent.as_ref().filter(|recurrent| recurrent.has(layer));
-        let kept = |keeps: fn(&Mixer<Named>) -> bool| {
-            let mixers = blocks.iter().flat_map(|block| &block.branches);
-            mixers.filter(|branch| keeps(&branch.mixer)).count()
-        };
-        let (attentions, recurrences) = (kept(keeps_keys), kept(recurs));
-        if let Some(singles) = &self.singles {
-            blocks.push(self.block(
-                slots,
-                ("attn_norm", "post_attention_norm"),
-                |slots| match (singles[layer], recurrent) {
-                    (Single::Recurrent, Some(recurrent)) => {
-                        Ok(vec![self.recurrence(slots, recurrent, recurrences)?])
-                    }
-                    (Single::Dense, _) => self.feed_forward(slots, layer),
-                    _ => {
-                        let attention = self.attention(slots, layer, attentions)?;
-                        Ok(vec![Mixer::Attention(Box::new(attention))])
-                    }
-                },
-            )?);
-            return Ok(());
-        }
-        if self.parallel {
-            blocks.push(self.parallel(slots, layer, attentions)?);
-            return Ok(());
-        }
-        if let Some(numbers) = self.streams {
-            blocks.push(self.predict(slots, numbers)?);
-        }
-        let mut first = self.block(slots, ("attn_norm", "post_attention_norm"), |slots| {
-            let attends = recurrent.is_none() || self.row.beside_attention;
-            let attention = match self.latent {
-                _ if !attends => None,
-                Some(numbers) => {
-                    Some(Mixer::Latent(Box::new(self.latent(slots, numbers, attentions)?)))
-                }
-                None => Some(Mixer::Attention(Box::new(self.attention(slots, layer, attentions)?))),
-            };
-            let recurrence = recurrent.map(|numbers| self.recurrence(slots, numbers, recurrences));
-            Ok(attention.into_iter().chain(recurrence.transpose()?).collect())
-        })?;
-        if let Some(numbers) = self.streams {
-            self.learned_residual(slots, numbers, &mut first)?;
-        }
-        blocks.push(first);
-        blocks.push(self.block(slots, (self.row.ffn_norm, "post_ffw_norm"), |slots| {
-            self.feed_forward(slots, layer)
-        })?);
-        if self.feed_forward.beside() {
-            self.set_apart(slots, blocks)?;
-        }
-        if let Some(numbers) = self.streams {
-            blocks.push(self.correct(slots, numbers)?);
-        }
-        if let Some(LayerWidths { width, .. }) = self.layer_inputs {
-            blocks.push(self.layer_input(slots, layer, width)?);
-        }
-        if let Some(last) = blocks.last_mut().filter(|_| self.row.layer_scale) {
-            let scale = slots.tensor("layer_output_scale.weight", &[1], 0.0)?;
-            last.scale = Some(Scale::Tensor(scale));
-        }
-        Ok(())
-    }
-
-    /// Gives the branches of the last block, dense and of experts, their own norms.
-    fn set_apart(&self, slots: &mut Slots<'_>, blocks: &mut [Block<Named>]) -> Result<()> {
-        let hidden = self.config.hidden;
-        let Some(Block { branches, .. }) = blocks.last_mut() else { return Ok(()) };
-        for (branch, n) in branches.iter_mut().zip(1..) {
-            if n == 2 {
-                branch.pre = Some(self.norm(slots, "pre_ffw_norm_2", hidden)?);
-            }
-            branch.post = Some(self.norm(slots, &format!("post_ffw_norm_{n}"), hidden)?);
-        }
-        Ok(())
-    }
-
-    /// A layer whose attention and feed-forward layer read the same rows.
-    fn parallel(&self, slots: &mut Slots<'_>, layer: usize, kept: usize) -> Result<Block<Named>> {
-        let hidden = self.config.hidden;
-        let second = match self.row.parallel {
-            Parallel::OneNorm => "attn_norm",
-            _ => self.row.ffn_norm,
-        };
-        let mut branches = Vec::new();
-        let pre = Some(self.norm(slots, "attn_norm", hidden)?);
-        let mixer = Mixer::Attention(Box::new(self.attention(slots, layer, kept)?));
-        branches.push(Branch { pre, mixer, post: None });
-        for mixer in self.feed_forward(slots, layer)? {
-            let pre = Some(self.norm(slots, second, hidden)?);
-            branches.push(Branch { pre, mixer, post: None });
-        }
-        Ok(Block { factor: self.factors.residual, ..Block::plain(branches) })
-    }
-
     /// The rotations that its layers choose from.
     fn ropes(&self) -> Vec<Rope> {
         let Config { rope, local_rope, .. } = &self.config;
         let any = self.roped.contains(&true);
         std::iter::once(rope).chain(local_rope).filter(|_| any).cloned().collect()
-    }
-
-    /// The block of a layer that brings in its input.
-    fn layer_input(
-        &self,
-        slots: &mut Slots<'_>,
-        layer: usize,
-        width: usize,
-    ) -> Result<Block<Named>> {
-        let hidden = self.config.hidden;
-        let gate = slots.matrix("inp_gate", &[width, hidden])?;
-        let projection = self.linear(slots, "proj", &[hidden, width], false)?;
-        let mixer = Mixer::LayerInput(LayerInput { layer, act: self.row.act, gate, projection });
-        let post = Some(self.norm(slots, "post_norm", hidden)?);
-        let branches = vec![Branch { pre: None, mixer, post: None }];
-        Ok(Block { post, to_others: self.streams.is_some(), ..Block::plain(branches) })
-    }
-
-    fn inputs(
-        &self,
-        slots: &mut Slots<'_>,
-        &LayerWidths { width, vocab }: &LayerWidths,
-    ) -> Result<LayerInputs<Named>> {
-        let Config { hidden, n_layers: layers, .. } = self.config;
-        let all = layers * width;
-        Ok(LayerInputs {
-            width,
-            layers,
-            vocab,
-            table: slots.matrix("per_layer_token_embd", &[vocab, all])?,
-            projection: slots.matrix("per_layer_model_proj", &[all, hidden])?,
-            norm: self.norm(slots, "per_layer_proj_norm", width)?,
-        })
-    }
-
-    /// A block with its norms where the model has them. Its branches all read what the first norm
-    /// makes.
-    fn block(
-        &self,
-        slots: &mut Slots<'_>,
-        (before, after): (&str, &str),
-        mixers: impl FnOnce(&mut Slots<'_>) -> Result<Vec<Mixer<Named>>>,
-    ) -> Result<Block<Named>> {
-        let (hidden, places) = (self.config.hidden, self.row.norms);
-        let norm = |slots: &mut Slots<'_>, there, part| {
-            if there { self.norm(slots, part, hidden).map(Some) } else { Ok(None) }
-        };
-        let mut branches = Vec::new();
-        for mixer in mixers(slots)? {
-            let pre = norm(slots, places != Places::After, before)?;
-            branches.push(Branch { pre, mixer, post: None });
-        }
-        let post = norm(slots, places != Places::Before, after)?;
-        Ok(Block { post, factor: self.factors.residual, ..Block::plain(branches) })
     }
 
     pub(super) fn norm(
@@ -387,20 +221,6 @@ impl Decoder {
     }
 }
 
-/// Whether a mixer has keys and values in the state.
-fn keeps_keys(mixer: &Mixer<Named>) -> bool {
-    match mixer {
-        Mixer::Attention(attention) => attention.kv.is_some(),
-        Mixer::Latent(_) => true,
-        _ => false,
-    }
-}
-
-/// Whether a mixer has a recurrence in the state.
-fn recurs(mixer: &Mixer<Named>) -> bool {
-    matches!(mixer, Mixer::DeltaNet(_) | Mixer::ShortConv(_) | Mixer::Mamba(_))
-}
-
 /// Width of dense feed-forward layers, of the first where they differ; of the experts, where there
 /// are no others.
 fn ffn(keys: Keys, row: &Row, hidden: usize, n_layers: usize) -> Result<usize> {
@@ -420,20 +240,6 @@ fn ffn(keys: Keys, row: &Row, hidden: usize, n_layers: usize) -> Result<usize> {
             first.or(default).ok_or_else(|| keys.error(keys::FFN.key(), "is missing"))
         }
     }
-}
-
-fn layer_inputs(keys: Keys, row: &Row, config: &Config) -> Result<Option<LayerWidths>> {
-    let width = if row.layer_inputs { keys.count(keys::LAYER_INPUT)? } else { None };
-    let default = (row.layer_inputs && matches!(keys, Keys::Json(_))).then_some(256);
-    let vocab = match keys {
-        Keys::Json(_) if row.layer_inputs => keys.size(keys::LAYER_INPUT_VOCAB)?,
-        _ => None,
-    };
-    let Some(width) = width.or(default).filter(|&width| width > 0) else { return Ok(None) };
-    if width.saturating_mul(config.n_layers) > limits::WIDTH {
-        return Err(keys.error(keys::LAYER_INPUT, format_args!("is {width}, which is too wide")));
-    }
-    Ok(Some(LayerWidths { width, vocab: vocab.unwrap_or(config.vocab_size) }))
 }
 
 fn find(keys: Keys) -> Result<&'static Row> {

@@ -8,6 +8,8 @@ mod experts;
 mod feed_forward;
 mod keys;
 mod latent;
+mod layer;
+mod layer_inputs;
 mod multipliers;
 mod recurrent;
 mod refuse;
