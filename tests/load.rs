@@ -449,6 +449,32 @@ fn variants_that_compute_something_else_are_refused() {
 }
 
 #[test]
+fn numbers_of_a_layer_that_do_not_fit_are_named() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let weights = common::safetensors::build(&tiny_tensors());
+    for (case, key, value) in [
+        ("falcon_h1", "ssm_multipliers", json!([1.0, 1.0])),
+        ("falcon_h1", "mlp_multipliers", json!([1.0, -1.0])),
+        ("falcon_h1", "key_multiplier", json!(0.0)),
+        ("falcon_h1", "mamba_d_ssm", json!(40)),
+        ("falcon_h1", "projectors_bias", json!(true)),
+        ("falcon_h1", "mamba_use_mlp", json!(false)),
+        ("gemma3n_text", "altup_active_idx", json!(4)),
+        ("gemma3n_text", "altup_num_inputs", json!(9)),
+        ("gemma3n_text", "activation_sparsity_pattern", json!([0.5, 0.0, 0.5])),
+        ("gemma3n_text", "activation_sparsity_pattern", json!(1.0)),
+        ("gemma3n_text", "intermediate_size", json!([24, 40, 24])),
+        ("gemma3n_text", "num_kv_shared_layers", json!(4)),
+    ] {
+        let mut config = common::reference::json(fixtures.join(case).join("config.json"));
+        config[key] = value;
+        let folder = fuzzing::folder(config.to_string().as_bytes(), &weights).unwrap();
+        let error = folder.config().unwrap_err().to_string();
+        assert!(error.contains(key), "{case} {key}: {error}");
+    }
+}
+
+#[test]
 fn defaults_and_equal_arrays() {
     let mut file = tiny("llama");
     file.remove("llama.attention.head_count_kv");

@@ -19,8 +19,8 @@ impl<S: Stage> Streams<S> {
     pub(crate) const LEAST: f32 = 1e-5;
 }
 
-/// How much of what a stream is told by the one that is looked at: m = tanh(router(x) / hidden), where x
-/// is normalised.
+/// The modalities of a stream, of which coefficients are made: m = tanh(router(x) / hidden), of its
+/// normalised x.
 #[derive(Debug)]
 pub(crate) struct Router<S: Stage> {
     /// Of all streams, and the one that blocks see.

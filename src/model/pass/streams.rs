@@ -83,14 +83,14 @@ impl Walk<'_> {
         w.each(self.rows, 1, grids, |_, (mut streams, mut x)| {
             let streams = streams.row(0);
             let seen = &streams[active * hidden..][..hidden];
-            let told = self.tell(at, &mixer.router, seen, &mut lane.row);
+            let modalities = self.modalities(at, &mixer.router, seen, &mut lane.row);
             let before = &mut lane.row[..streams.len()];
             before.copy_from_slice(streams);
             let coefficients = mixer.coefficients.chunks_exact(count * count);
             for (stream, coefficients) in streams.chunks_exact_mut(hidden).zip(coefficients) {
                 let each = before.chunks_exact(hidden).zip(coefficients.chunks_exact(count));
                 for (other, coefficients) in each {
-                    kernels.add_scaled(stream, other, dot(coefficients, &told));
+                    kernels.add_scaled(stream, other, dot(coefficients, &modalities));
                 }
             }
             x.row(0).copy_from_slice(&streams[active * hidden..][..hidden]);
@@ -111,13 +111,13 @@ impl Walk<'_> {
         let grids = (self.b.streams.grid(w, 1, usize::MAX), self.b.x.grid(w, 1, usize::MAX));
         w.each(self.rows, 1, grids, |_, (mut streams, mut x)| {
             let (streams, x) = (streams.row(0), x.row(0));
-            let told = self.tell(at, &mixer.router, x, &mut lane.row);
+            let modalities = self.modalities(at, &mixer.router, x, &mut lane.row);
             let off = &mut lane.row[..hidden];
             off.copy_from_slice(x);
             kernels.add_scaled(off, &streams[active * hidden..][..hidden], -1.0);
             let coefficients = mixer.coefficients.chunks_exact(count);
             for (stream, coefficients) in streams.chunks_exact_mut(hidden).zip(coefficients) {
-                kernels.add_scaled(stream, off, 1.0 + dot(coefficients, &told));
+                kernels.add_scaled(stream, off, 1.0 + dot(coefficients, &modalities));
             }
             x.copy_from_slice(&streams[active * hidden..][..hidden]);
             if let Some(scale) = &mixer.scale {
@@ -128,7 +128,7 @@ impl Walk<'_> {
     }
 
     /// tanh(router(norm(x)) / hidden)
-    fn tell(
+    fn modalities(
         &self,
         at: At<'_>,
         router: &Router<Loaded>,
@@ -137,12 +137,12 @@ impl Walk<'_> {
     ) -> [f32; STREAMS] {
         let kernels = self.graph.kernels;
         let x = self.normalised(x, at.pre(), room);
-        let mut told = [0.0; STREAMS];
-        let out = &mut told[..router.count];
+        let mut modalities = [0.0; STREAMS];
+        let out = &mut modalities[..router.count];
         kernels.dots(x, &router.weights, out);
         kernels.scale(out, 1.0 / x.len() as f32);
         kernels.softcap(1.0, out);
-        told
+        modalities
     }
 }
 
