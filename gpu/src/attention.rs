@@ -5,12 +5,14 @@ use crate::error::Result;
 use crate::memory::Floats;
 use crate::plan::{Binding, Builder, Class, Grid};
 use crate::product::NONE;
-use crate::shaders::{ATTEND, ATTENTION, MERGE, Names, STORE};
+use crate::shaders::{ATTEND, ATTEND_ONE, ATTENTION, MERGE, Names, STORE};
 
 /// Threads of a workgroup.
 const THREADS: usize = 128;
 /// Numbers of queries that a workgroup keeps.
 const QUERIES: usize = 2048;
+/// Positions that are scored at a time for a lone row.
+const ONE_TILE: usize = 64;
 
 /// A norm over each head.
 pub type HeadNorm = crate::norm::Norm;
@@ -128,9 +130,10 @@ impl Builder<'_> {
             let names = attention.names(64, 1, 64);
             let grid = Grid::Store { x: heads + kv };
             self.attention_step(attention, (&[ATTENTION, STORE], &names), grid)?;
+            self.attend(attention)?;
         }
-        self.attend(attention, alone)?;
         if alone {
+            self.attend_one(attention)?;
             let names = attention.names(64, 1, 64);
             let grid = Grid::Merge { x: heads };
             self.attention_step(attention, (&[ATTENTION, MERGE], &names), grid)?;
@@ -138,29 +141,50 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn attend(&mut self, attention: &Attention<'_>, alone: bool) -> Result<()> {
-        let (d, kv_heads) = (attention.cache.head_dim, attention.cache.heads);
-        let group = attention.heads / kv_heads;
-        // Queries of a workgroup: what shared memory holds, and of a single row no more than there are.
-        let most = (QUERIES / d).clamp(1, 16);
-        let r = if alone { most.min(group.next_power_of_two()) } else { most };
-        let pairs = d / 2;
-        // Threads of a query's pairs: whole groups of them, or more pairs than threads.
-        let groups = (THREADS / pairs).clamp(1, r);
-        let per_group = THREADS / groups;
+    /// Many rows: a workgroup has R queries, of whichever rows.
+    fn attend(&mut self, attention: &Attention<'_>) -> Result<()> {
+        let d = attention.cache.head_dim;
+        let r = (QUERIES / d).clamp(1, 16);
+        let names = attention.names(THREADS, r, 8).set("SCORES", 32 * r).set("QN", r.div_ceil(4));
+        self.attend_with(attention, (&[ATTENTION, ATTEND], names), r, r)
+    }
+
+    /// Single rows: R of the queries that share keys, and a chunk of the positions.
+    fn attend_one(&mut self, attention: &Attention<'_>) -> Result<()> {
+        let (d, group) = (attention.cache.head_dim, attention.heads / attention.cache.heads);
+        let r = (QUERIES / 2 / d).clamp(1, 8).min(group.next_power_of_two());
         let names = attention
-            .names(THREADS, if alone { r + 2 } else { r }, 8)
+            .names(THREADS, r + 2, 8)
+            .set("SHARE", THREADS / r)
+            .set("SCORES", 2 * ONE_TILE * r);
+        self.attend_with(attention, (&[ATTENTION, ATTEND_ONE], names), r, THREADS)
+    }
+
+    /// Sets how sums over values are shared: whole groups of threads for a query's pairs, `most` of them,
+    /// or more pairs than threads.
+    fn attend_with(
+        &mut self,
+        attention: &Attention<'_>,
+        (text, names): (&[&str], Names),
+        r: usize,
+        most: usize,
+    ) -> Result<()> {
+        let kv_heads = attention.cache.heads;
+        let group = attention.heads / kv_heads;
+        let pairs = attention.cache.head_dim / 2;
+        let groups = (THREADS / pairs).clamp(1, most);
+        let span = THREADS / groups;
+        let names = names
             .set("R", r)
             .set("GROUPS", groups)
-            .set("SCORES", 32 * r)
-            .set("QN", r.div_ceil(4))
             .set("ON", r.div_ceil(groups))
-            .set("WN", pairs.div_ceil(per_group))
-            .set("SPAN", per_group)
-            .set("WORD", format!("(t % {per_group}u)"))
-            .flag("ALONE", alone);
+            .set("WN", pairs.div_ceil(span))
+            .set("SPAN", span)
+            .set("SHARED", THREADS)
+            .flag("SHARED_GROUPS", groups > 1)
+            .set("WORD", format!("(t % {span}u)"));
         let grid = Grid::Attend { kv_heads: kv_heads as u32, group: group as u32, r: r as u32 };
-        self.attention_step(attention, (&[ATTENTION, ATTEND], &names), grid)
+        self.attention_step(attention, (text, &names), grid)
     }
 
     fn attention_step(

@@ -15,8 +15,8 @@ const RUNS: usize = ROWS;
 /// Multiplications of one submission at most, but for passes of one row: drivers give up a device that
 /// is busy for seconds.
 const WORK: u64 = 1 << 37;
-/// Positions of a chunk of a lone row's attention at least, and chunks at most.
-const CHUNK: usize = 128;
+/// Positions of a chunk of a lone row's attention at least.
+const CHUNK: usize = 64;
 /// Chunks of all lone rows of a pass at most.
 pub(crate) const CHUNKS: usize = 64;
 
@@ -86,10 +86,10 @@ fn staging(device: &Device, bytes: u64) -> Result<wgpu::Buffer> {
 /// of a pass are cut.
 fn chunks(positions: usize, cut: usize) -> (usize, usize) {
     let most = CHUNKS.checked_div(cut).unwrap_or(1);
-    if positions <= 2 * CHUNK || most <= 1 {
+    if positions <= CHUNK || most <= 1 {
         return (1, positions.next_multiple_of(32));
     }
-    let len = positions.div_ceil(most).max(CHUNK).next_multiple_of(32);
+    let len = positions.div_ceil(most).next_multiple_of(CHUNK);
     (positions.div_ceil(len), len)
 }
 

@@ -19,6 +19,7 @@ pub(crate) const CHOOSE: &str = include_str!("wgsl/choose.wgsl");
 pub(crate) const ATTENTION: &str = include_str!("wgsl/attention.wgsl");
 pub(crate) const STORE: &str = include_str!("wgsl/store.wgsl");
 pub(crate) const ATTEND: &str = include_str!("wgsl/attend.wgsl");
+pub(crate) const ATTEND_ONE: &str = include_str!("wgsl/attend_one.wgsl");
 pub(crate) const MERGE: &str = include_str!("wgsl/merge.wgsl");
 pub(crate) const BANDWIDTH: &str = include_str!("wgsl/bandwidth.wgsl");
 const SIMPLE: &str = include_str!("wgsl/formats/simple.wgsl");

@@ -1,5 +1,4 @@
-// Attention of R queries that share keys and values, over a chunk of the positions that they see. In a
-// pass of single rows (ALONE) it first makes them what `store` makes of the rows of a prompt.
+// Attention of R queries that share keys and values, of several rows of a text.
 
 const R = $R$u;
 /// Of sums over values: threads that have a query's pair, and queries that a thread has.
@@ -11,7 +10,7 @@ var<workgroup> sums: array<f32, R>;
 var<workgroup> shrink: array<f32, R>;
 
 fn kind_of(h: u32, fixed: u32) -> u32 {
-    return select(0u, h + 1u - R, h >= R);
+    return fixed;
 }
 
 @compute @workgroup_size($THREADS$)
@@ -21,11 +20,11 @@ fn main(
 ) {
     let head = group.x % p.kv_heads;
     let first = group.x / p.kv_heads * R;
-    // The positions of this chunk that any of the queries sees.
+    // The positions that any of the queries sees.
     let last_row = min((first + R - 1u) / p.group, run.rows - 1u);
-    let end = min(run.start + last_row + 1u, (group.y + 1u) * run.chunk);
+    let end = run.start + last_row + 1u;
     let seen = run.start + first / p.group + 1u;
-    let begin = max(select(0u, seen - p.window, seen > p.window), group.y * run.chunk);
+    let begin = select(0u, seen - p.window, seen > p.window);
 
     for (var n = t; n < R * D; n += THREADS) {
         let query = first + n / D;
@@ -37,26 +36,6 @@ fn main(
             heads[n] = qkv[origin + n % D];
         }
     }
-#if ALONE
-    for (var i = t; i < D; i += THREADS) {
-        heads[R * D + i] = qkv[run.first * p.stride + p.k + head * D + i];
-        heads[(R + 1u) * D + i] = qkv[run.first * p.stride + p.v + head * D + i];
-    }
-    turn(t, 0u, run.first);
-    let factor = temperature(run.start);
-    for (var n = t; n < R * D; n += THREADS) {
-        heads[n] *= factor;
-    }
-    if p.stores != 0u && end == run.start + 1u {
-        for (var e = t; e < PAIRS; e += THREADS) {
-            let key = vec2(heads[R * D + 2u * e], heads[R * D + 2u * e + 1u]);
-            let value = vec2(heads[(R + 1u) * D + 2u * e], heads[(R + 1u) * D + 2u * e + 1u]);
-            keys[key_at(head, run.start, e)] = cell(key);
-            values[value_at(head, run.start, e)] = cell(value);
-        }
-    }
-    storageBarrier();
-#endif
     if t < R {
         maxima[t] = -1e30;
         sums[t] = 0.0;
@@ -152,26 +131,16 @@ fn main(
 #for o 0 $WN$
             if $WORD$ + $o$u * $SPAN$u < PAIRS {
                 let d = 2u * ($WORD$ + $o$u * $SPAN$u);
-                if run.chunks > 1u {
-                    let at = (run.chunks_before * p.heads + h * run.chunks + group.y) * (D + 2u);
-                    partials[at + d] = o$n$_$o$.x;
-                    partials[at + d + 1u] = o$n$_$o$.y;
-                    if d == 0u {
-                        partials[at + D] = maxima[own];
-                        partials[at + D + 1u] = sums[own];
-                    }
-                } else {
-                    var shrinks = 1.0;
-                    var total = sums[own];
-                    if p.sinks != NONE {
-                        let sink = vectors[p.sinks + h];
-                        let most = max(maxima[own], sink);
-                        shrinks = exp(maxima[own] - most);
-                        total = total * shrinks + exp(sink - most);
-                    }
-                    attended(run.first + row, h, d, o$n$_$o$.x * shrinks, total);
-                    attended(run.first + row, h, d + 1u, o$n$_$o$.y * shrinks, total);
+                var shrinks = 1.0;
+                var total = sums[own];
+                if p.sinks != NONE {
+                    let sink = vectors[p.sinks + h];
+                    let most = max(maxima[own], sink);
+                    shrinks = exp(maxima[own] - most);
+                    total = total * shrinks + exp(sink - most);
                 }
+                attended(run.first + row, h, d, o$n$_$o$.x * shrinks, total);
+                attended(run.first + row, h, d + 1u, o$n$_$o$.y * shrinks, total);
             }
 #end
         }

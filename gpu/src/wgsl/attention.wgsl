@@ -171,12 +171,13 @@ fn rotate(t: u32, fixed: u32, row: u32) {
 }
 
 fn turn(t: u32, fixed: u32, row: u32) {
+    let norms = p.norms[0].x != NONE || p.norms[1].x != NONE || p.norms[2].x != NONE;
     workgroupBarrier();
-    if p.norms_last == 0u {
+    if norms && p.norms_last == 0u {
         normalise(t, fixed);
     }
     rotate(t, fixed, row);
-    if p.norms_last != 0u {
+    if norms && p.norms_last != 0u {
         normalise(t, fixed);
     }
 }
