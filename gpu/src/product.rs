@@ -249,13 +249,16 @@ impl Builder<'_> {
         let gated = matches!(product.kind, Kind::Gated(_));
         let m = if self.class == Class::One { 1 } else { 4 };
         let threads = threads(k);
+        // A norm that is but a factor is applied to the sums.
+        let scaled = pending.is_none() && norm.is_some_and(|n| !n.centred && n.bias.is_none());
         let names = Names::default()
             .set("M", m)
             .set("THREADS", threads)
             .set("SLOTS", threads / 4)
             .set("SUMS", threads * m * if gated { 2 } else { 1 })
             .set("ROW", k.div_ceil(4))
-            .flag("NORM", norm.is_some())
+            .flag("STAGED", norm.is_some() && !scaled)
+            .flag("SCALED", scaled)
             .flag("CENTRED", norm.is_some_and(|norm| norm.centred))
             .flag("PENDING", pending.is_some())
             .flag("ADD", matches!(product.kind, Kind::Add { .. }))
@@ -302,6 +305,9 @@ impl Builder<'_> {
         if let Some(pending) = &pending {
             bindings.push(Binding::read(6, &pending.mixed.buffer));
             bindings.push(Binding::write(7, &pending.to.buffer));
+        }
+        if scaled {
+            bindings.push(Binding::read(11, &product.vectors.buffer));
         }
         if let Some(factors) = product.row_factor {
             bindings.push(Binding::read(10, &factors.buffer));

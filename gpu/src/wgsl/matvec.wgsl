@@ -5,7 +5,7 @@ const THREADS = $THREADS$u;
 /// Sums of the threads, four columns each, of every row and matrix.
 var<workgroup> sums: array<vec4<f32>, $SUMS$>;
 
-#if NORM
+#if STAGED
 /// The row that is multiplied.
 var<workgroup> staged: array<vec4<f32>, $ROW$>;
 var<workgroup> lane_sums: array<f32, THREADS>;
@@ -82,6 +82,12 @@ fn input(row: u32, i: u32) -> vec4<f32> {
     return staged[i];
 }
 #else
+#if SCALED
+@group(0) @binding(11) var<storage, read> norms: array<vec4<f32>>;
+/// Of the numbers of the row that this thread has seen.
+var<private> squares: f32;
+var<workgroup> all_squares: array<f32, THREADS>;
+#endif
 fn input(row: u32, i: u32) -> vec4<f32> {
     return x[row * p.x_stride + i];
 }
@@ -98,6 +104,9 @@ $CHOOSE$
 #for m 0 $M$
     sums[to + $m$u * THREADS + t] = own[$m$];
 #end
+#if SCALED
+    all_squares[t] = squares;
+#endif
 }
 
 /// Adds up the threads' sums: the first four of each THREADS have them then.
@@ -108,9 +117,21 @@ fn reduce(t: u32) {
             for (var i = t; i < $SUMS$u; i += THREADS) {
                 sums[i] += sums[i + n];
             }
+#if SCALED
+            all_squares[t] += all_squares[t + n];
+#endif
         }
         workgroupBarrier();
     }
+}
+
+/// The factor of the norm, once all is added up.
+fn norm_factor(t: u32) -> f32 {
+#if SCALED
+    return 1.0 / sqrt(all_squares[t] / f32(p.k) + p.eps);
+#else
+    return 1.0;
+#endif
 }
 
 @compute @workgroup_size($THREADS$)
@@ -178,7 +199,7 @@ fn main(
     }
 #else
     let first = group.y * $M$u;
-#if NORM
+#if STAGED
     stage(t, first, group.x == 0u);
 #endif
 #if GATED
@@ -194,8 +215,9 @@ fn main(
             for (var r = 0u; r < 4u; r++) {
                 let column = group.x * 16u + 4u * t + r;
                 if column < p.part[0].rows {
-                    let gate = sums[$m$u * THREADS + t][r] * p.part[0].factor;
-                    let up = sums[($M$u + $m$u) * THREADS + t][r] * p.part[1].factor;
+                    let factor = norm_factor(t);
+                    let gate = sums[$m$u * THREADS + t][r] * factor * p.part[0].factor;
+                    let up = sums[($M$u + $m$u) * THREADS + t][r] * factor * p.part[1].factor;
                     out[(first + $m$u) * p.out_stride + p.part[0].out + column] = gated(
                         biased(p.part[0].bias, column, gate),
                         biased(p.part[1].bias, column, up),
@@ -221,7 +243,7 @@ fn main(
             for (var r = 0u; r < 4u; r++) {
                 let column = panel * 16u + 4u * t + r;
                 if column < part.rows {
-                    finish(part, first + $m$u, column, sums[$m$u * THREADS + t][r]);
+                    finish(part, first + $m$u, column, sums[$m$u * THREADS + t][r] * norm_factor(t));
                 }
             }
         }

@@ -1,6 +1,14 @@
 // Q3_K, Q6_K, IQ4_XS: see the crate goldcrest-kernels, matmul/centred.rs. A unit of UNIT vectors has
 // 256 values: codes (8 x BLOCK), scales (a vector for each byte of a row), scales of scales.
 
+#if SIX_BITS
+/// The scale of group g or g + 1, 32 above itself.
+fn six_bits_$F$(low: vec4<u32>, high: vec4<u32>, g: u32) -> vec4<u32> {
+    let four = (low >> vec4(g / 8u * 4u)) & vec4(15u);
+    return four | (((high >> vec4(g / 4u * 2u)) & vec4(3u)) << vec4(4u));
+}
+
+#endif
 fn scales_$F$(panel: u32, q: u32, block: u32) -> Scales {
     let unit = panel + block / 8u * $UNIT$u;
     let at = unit + 8u * $BLOCK$u;
@@ -10,9 +18,10 @@ fn scales_$F$(panel: u32, q: u32, block: u32) -> Scales {
 #if SIX_BITS
     let low = array(row_bytes(at + g % 8u, q), row_bytes(at + g % 8u + 1u, q));
     let high = array(row_bytes(at + 8u + g % 4u, q), row_bytes(at + 9u + g % 4u, q));
-    let a = bits(low[0], g / 8u * 4u, 15u) + 16.0 * bits(high[0], g / 4u * 2u, 3u) - vec4(32.0);
-    let b = bits(low[1], g / 8u * 4u, 15u) + 16.0 * bits(high[1], g / 4u * 2u, 3u) - vec4(32.0);
-    let scale = array(d * a, d * b);
+    // As integers: sums of floats might be reordered.
+    let a = six_bits_$F$(low[0], high[0], g);
+    let b = six_bits_$F$(low[1], high[1], g);
+    let scale = array(d * (bits(a, 0u, 63u) - vec4(32.0)), d * (bits(b, 0u, 63u) - vec4(32.0)));
 #else
     let scale = array(d * signed(row_bytes(at + g, q)), d * signed(row_bytes(at + g + 1u, q)));
 #endif
