@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::{Error, Result};
 use crate::pipelines::Pipelines;
 
+/// Bytes of shared memory of a tile by cooperative matrices.
+const MATRIX_MEMORY: u32 = 2 * 1152 * 8 + 4096 * 4;
+
 /// What sort of device it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -58,6 +61,8 @@ pub struct DeviceInfo {
     pub subgroup: [u32; 2],
     /// Half floats in kernels.
     pub half: bool,
+    /// Cooperative matrices of half floats, 16 by 16, with sums in single precision.
+    pub matrices: bool,
 }
 
 /// All devices of all drivers.
@@ -99,7 +104,23 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> DeviceInfo {
         shared_memory: limits.max_compute_workgroup_storage_size,
         subgroup: [info.subgroup_min_size, info.subgroup_max_size],
         half: adapter.features().contains(wgpu::Features::SHADER_F16),
+        matrices: has_matrices(adapter, &limits),
     }
+}
+
+/// Whether the kernels of tiles by cooperative matrices run: in four subgroups of 32 threads.
+fn has_matrices(adapter: &wgpu::Adapter, limits: &wgpu::Limits) -> bool {
+    let info = adapter.get_info();
+    let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    let of_halves = |p: &wgpu::CooperativeMatrixProperties| {
+        let types = (p.ab_type, p.cr_type);
+        (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
+            && types == (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32)
+    };
+    adapter.features().contains(wanted)
+        && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
+        && limits.max_compute_workgroup_storage_size >= MATRIX_MEMORY
+        && adapter.cooperative_matrix_properties().iter().any(of_halves)
 }
 
 /// A device that is open; cheap to clone.
@@ -135,11 +156,12 @@ impl Device {
             });
             return Err(Error::Below { name: info.name, problem });
         }
+        let (features, experimental) = features(&info);
         let descriptor = wgpu::DeviceDescriptor {
             label: None,
-            required_features: wgpu::Features::empty(),
+            required_features: features,
             required_limits: limits,
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features: experimental,
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
@@ -185,6 +207,11 @@ impl Device {
         &self.0.pipelines
     }
 
+    /// Whether products of many rows are made by cooperative matrices.
+    pub(crate) fn has_matrices(&self) -> bool {
+        self.0.info.matrices
+    }
+
     /// Says what went wrong since the last time.
     ///
     /// # Errors
@@ -198,6 +225,19 @@ impl Device {
     pub(crate) fn lost(&self, message: impl fmt::Display) -> Error {
         self.check().err().unwrap_or_else(|| Error::Lost(message.to_string()))
     }
+}
+
+/// What a device is opened with: half floats and cooperative matrices, where it has them.
+#[expect(unsafe_code, reason = "cooperative matrices are experimental in wgpu")]
+fn features(info: &DeviceInfo) -> (wgpu::Features, wgpu::ExperimentalFeatures) {
+    let mut features = wgpu::Features::empty();
+    features.set(wgpu::Features::SHADER_F16, info.half);
+    if !info.matrices {
+        return (features, wgpu::ExperimentalFeatures::disabled());
+    }
+    features.insert(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    // SAFETY: the one kernel that has them loads and stores whole matrices within its arrays.
+    (features, unsafe { wgpu::ExperimentalFeatures::enabled() })
 }
 
 impl fmt::Debug for Device {

@@ -29,7 +29,7 @@ pub use error::{Error, Result};
 pub use experts::{Choose, Experts, Gating};
 pub use memory::{Floats, Matrix, Vectors, Weights};
 pub use norm::{Norm, NormStep};
-pub use plan::{Builder, Class, Count, Plan};
+pub use plan::{Builder, Class, Count, Plan, Tiles};
 pub use product::{Kind, Part, Pending, Product};
 pub use run::{Io, Pass, RunAt};
 pub use shaders::supports;

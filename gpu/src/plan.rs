@@ -85,11 +85,24 @@ impl Plan {
     }
 }
 
+/// How products of many rows are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tiles {
+    /// In single precision.
+    Single,
+    /// By cooperative matrices of half floats.
+    Matrices,
+    /// The same tiles of half floats by plain loops, which any device with half floats can run: for
+    /// tests.
+    MatricesInLoops,
+}
+
 /// Makes a plan.
 pub struct Builder<'d> {
     pub(crate) device: &'d Device,
     pub(crate) io: &'d Io,
     pub(crate) class: Class,
+    pub(crate) tiles: Tiles,
     plan: Plan,
 }
 
@@ -113,7 +126,14 @@ impl<'b> Binding<'b> {
 impl<'d> Builder<'d> {
     /// A plan of a class with no steps yet.
     pub fn new(device: &'d Device, io: &'d Io, class: Class) -> Self {
-        Self { device, io, class, plan: Plan::default() }
+        let tiles = if device.has_matrices() { Tiles::Matrices } else { Tiles::Single };
+        Self { device, io, class, tiles, plan: Plan::default() }
+    }
+
+    /// Has products of many rows made in another way than the device's best.
+    pub fn tiles(mut self, tiles: Tiles) -> Self {
+        self.tiles = tiles;
+        self
     }
 
     /// The plan.

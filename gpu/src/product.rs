@@ -6,8 +6,10 @@ use crate::error::Result;
 use crate::memory::{Floats, Matrix};
 use crate::norm::Norm;
 use crate::pipelines::Use;
-use crate::plan::{Binding, Builder, Class, Count, Grid};
-use crate::shaders::{ACTIVATIONS, DOT, MATVEC, NUMBERS, Names, PRODUCT, TILE, decoder};
+use crate::plan::{Binding, Builder, Class, Count, Grid, Tiles};
+use crate::shaders::{
+    ACTIVATIONS, DOT, MATVEC, NUMBERS, Names, PRODUCT, TILE, TILE_MATRIX, decoder,
+};
 
 /// In the place of an offset: there is none.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -264,6 +266,7 @@ impl Builder<'_> {
             .flag("ADD", matches!(product.kind, Kind::Add { .. }))
             .flag("CAP", matches!(product.kind, Kind::Capped { .. }))
             .flag("GATED", gated)
+            .flag("PLAIN", self.tiles == Tiles::MatricesInLoops)
             .flag("ROW_FACTOR", product.row_factor.is_some());
         let matrices: Vec<_> = parts.iter().map(|part| part.matrix).collect();
         let (formats, decoders, names) = formats(&matrices, &names);
@@ -312,7 +315,13 @@ impl Builder<'_> {
         if let Some(factors) = product.row_factor {
             bindings.push(Binding::read(10, &factors.buffer));
         }
-        let text = [PRODUCT, ACTIVATIONS, NUMBERS, &decoders, if tiles { TILE } else { MATVEC }];
+        let (head, body) = match self.tiles {
+            _ if !tiles => ("", MATVEC),
+            Tiles::Single => ("", TILE),
+            Tiles::Matrices => ("enable f16;\nenable wgpu_cooperative_matrix;\n", TILE_MATRIX),
+            Tiles::MatricesInLoops => ("enable f16;\n", TILE_MATRIX),
+        };
+        let text = [head, PRODUCT, ACTIVATIONS, NUMBERS, &decoders, body];
         let grid = Grid::Rows { x, per, times: 1, count };
         self.step((&text, &names), &words, &bindings, (grid, None, work))
     }

@@ -14,6 +14,7 @@ pub(crate) const PRODUCT: &str = include_str!("wgsl/product.wgsl");
 pub(crate) const DOT: &str = include_str!("wgsl/dot.wgsl");
 pub(crate) const MATVEC: &str = include_str!("wgsl/matvec.wgsl");
 pub(crate) const TILE: &str = include_str!("wgsl/tile.wgsl");
+pub(crate) const TILE_MATRIX: &str = include_str!("wgsl/tile_matrix.wgsl");
 pub(crate) const NORM: &str = include_str!("wgsl/norm.wgsl");
 pub(crate) const CHOOSE: &str = include_str!("wgsl/choose.wgsl");
 pub(crate) const ATTENTION: &str = include_str!("wgsl/attention.wgsl");
