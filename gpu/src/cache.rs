@@ -61,6 +61,7 @@ pub(crate) const RUN: u64 = 256;
 pub struct Cache {
     blocks: Vec<wgpu::BindGroup>,
     pub(crate) positions: usize,
+    pub(crate) id: u64,
 }
 
 impl Cache {
@@ -103,7 +104,8 @@ impl Cache {
             }))
         };
         let positions = positions.next_multiple_of(32);
-        Ok(Self { blocks: blocks.iter().map(make).collect::<Result<_>>()?, positions })
+        let blocks = blocks.iter().map(make).collect::<Result<_>>()?;
+        Ok(Self { blocks, positions, id: crate::run::number() })
     }
 
     pub(crate) fn group(&self, block: usize) -> &wgpu::BindGroup {

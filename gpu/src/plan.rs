@@ -1,10 +1,12 @@
 //! Plans: lists of dispatches, made once.
 
+use std::sync::Mutex;
+
 use crate::adapters::Device;
 use crate::error::Result;
 use crate::memory::uniform;
 use crate::pipelines::{Layout, Use, group_layout};
-use crate::run::Io;
+use crate::run::{Io, Ready, number};
 use crate::shaders::Names;
 
 /// For how many rows a plan is.
@@ -68,9 +70,12 @@ pub(crate) struct Step {
 }
 
 /// Dispatches that follow one another.
-#[derive(Default)]
 pub struct Plan {
     pub(crate) steps: Vec<Step>,
+    pub(crate) id: u64,
+    /// The commands of the next pass, written while the device was at work on the last. They keep the
+    /// caches of its texts.
+    pub(crate) ready: Mutex<Option<Ready>>,
 }
 
 impl Plan {
@@ -126,8 +131,9 @@ impl<'b> Binding<'b> {
 impl<'d> Builder<'d> {
     /// A plan of a class with no steps yet.
     pub fn new(device: &'d Device, io: &'d Io, class: Class) -> Self {
+        let plan = Plan { steps: Vec::new(), id: number(), ready: Mutex::default() };
         let tiles = if device.has_matrices() { Tiles::Matrices } else { Tiles::Single };
-        Self { device, io, class, tiles, plan: Plan::default() }
+        Self { device, io, class, tiles, plan }
     }
 
     /// Has products of many rows made in another way than the device's best.

@@ -1,7 +1,7 @@
 //! Running plans.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ROWS;
 use crate::adapters::Device;
@@ -30,7 +30,7 @@ pub struct RunAt<'a> {
     /// The position of its first row.
     pub start: usize,
     /// Its keys and values.
-    pub cache: &'a Cache,
+    pub cache: &'a Arc<Cache>,
 }
 
 /// What a pass of a plan is over.
@@ -93,13 +93,99 @@ fn chunks(positions: usize, cut: usize) -> (usize, usize) {
     (positions.div_ceil(len), len)
 }
 
-/// What a step needs to know of a pass.
-struct Encoding<'a> {
-    pass: &'a Pass<'a>,
-    /// Of each run.
-    chunks: Vec<(usize, usize)>,
+/// A text of a pass, and how its positions are cut.
+#[derive(Clone)]
+struct Text {
+    first: usize,
+    rows: usize,
+    start: usize,
+    cache: Arc<Cache>,
+    /// How many, and how long.
+    chunks: (usize, usize),
 }
 
+/// What the steps of plans need to know of a pass.
+struct Encoding {
+    rows: usize,
+    wanted: Vec<u32>,
+    texts: Vec<Text>,
+}
+
+impl Encoding {
+    fn new(pass: &Pass<'_>) -> Self {
+        let cut = if pass.class() == Class::Many { 0 } else { pass.runs.len() };
+        let text = |run: &RunAt<'_>| Text {
+            first: run.first,
+            rows: run.rows,
+            start: run.start,
+            cache: Arc::clone(run.cache),
+            chunks: chunks(run.start + run.rows, cut),
+        };
+        let texts = pass.runs.iter().map(text).collect();
+        Self { rows: pass.rows, wanted: pass.wanted.to_vec(), texts }
+    }
+
+    /// The same pass one position on.
+    fn next(&self) -> Self {
+        let texts = self.texts.iter().map(|text| {
+            let start = text.start + text.rows;
+            Text { start, chunks: chunks(start + text.rows, self.texts.len()), ..text.clone() }
+        });
+        Self { rows: self.rows, wanted: self.wanted.clone(), texts: texts.collect() }
+    }
+}
+
+/// What the commands of a pass of single rows depend on. All else is in buffers.
+#[derive(PartialEq)]
+pub(crate) struct Key {
+    /// The plans' numbers.
+    plans: Vec<u64>,
+    rows: usize,
+    wanted: usize,
+    /// The numbers of its texts' caches, and how many chunks each has.
+    texts: Vec<(u64, usize)>,
+    copied: Option<(wgpu::Buffer, wgpu::Buffer, u64)>,
+}
+
+/// Commands that wait for their pass.
+pub(crate) struct Ready {
+    key: Key,
+    commands: wgpu::CommandBuffer,
+}
+
+impl Key {
+    /// `None` for passes with more rows of a text, which seldom come twice.
+    fn new(plans: &[&Plan], encoding: &Encoding, copy: Option<Copied<'_>>) -> Option<Self> {
+        let lone = encoding.texts.iter().all(|text| text.rows == 1) && encoding.rows <= Class::FEW;
+        lone.then(|| Self {
+            plans: plans.iter().map(|plan| plan.id).collect(),
+            rows: encoding.rows,
+            wanted: encoding.wanted.len(),
+            texts: Vec::new(),
+            copied: copy.map(|(from, to, bytes)| (from.clone(), to.clone(), bytes)),
+        })
+        .map(|key| key.of(encoding))
+    }
+
+    /// The same for other positions.
+    fn of(self, encoding: &Encoding) -> Self {
+        let texts = encoding.texts.iter().map(|text| (text.cache.id, text.chunks.0));
+        Self { texts: texts.collect(), ..self }
+    }
+}
+
+/// A number that nothing else has.
+pub(crate) fn number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes that go from one buffer to another after a pass.
+type Copied<'a> = (&'a wgpu::Buffer, &'a wgpu::Buffer, u64);
 impl Device {
     /// Copies rows of `width` numbers to the device.
     pub fn write(&self, to: &Floats, rows: &[f32], width: usize) {
@@ -127,10 +213,45 @@ impl Device {
         (result, rows, width): (&Floats, usize, usize),
         take: impl FnMut(usize, &[f32]),
     ) -> Result<usize> {
-        let encoding = self.begin(io, pass);
-        let mut submits = 0;
+        let encoding = Encoding::new(pass);
+        self.tell(io, &encoding);
+        let mut staged = lock(&io.staging);
+        let bytes = (rows * result.stride * 4) as u64;
+        if staged.size() < bytes {
+            *staged = staging(self, bytes.next_power_of_two())?;
+        }
+        let copy = (bytes > 0).then_some((&result.buffer, &*staged, bytes));
+        let key = Key::new(plans, &encoding, copy);
+        let ready = plans.last().and_then(|plan| lock(&plan.ready).take());
+        let (last, submits) = match ready.filter(|ready| key.as_ref() == Some(&ready.key)) {
+            Some(ready) => (ready.commands, 0),
+            None => self.encode(plans, &encoding, copy),
+        };
+        self.queue().submit([last]);
+        if let (Some(key), Some(plan)) = (key, plans.last()) {
+            // The next pass is likely to be one position on: its commands are written meanwhile.
+            let next = encoding.next();
+            let key = key.of(&next);
+            let (commands, _) = self.encode(plans, &next, copy);
+            *lock(&plan.ready) = Some(Ready { key, commands });
+        }
+        match copy {
+            Some(_) => self.read(&staged, bytes, (result.stride, width), take)?,
+            None => self.wait()?,
+        }
+        Ok(submits + 1)
+    }
+
+    /// The commands of plans, and the copy of their result; all but the last submission are submitted.
+    fn encode(
+        &self,
+        plans: &[&Plan],
+        encoding: &Encoding,
+        copy: Option<Copied<'_>>,
+    ) -> (wgpu::CommandBuffer, usize) {
         let mut encoder = self.raw().create_command_encoder(&Default::default());
-        let mut work = 0;
+        let (mut work, mut submits) = (0, 0);
+        let most = if encoding.rows > 1 { WORK } else { u64::MAX };
         for plan in plans {
             let mut first = 0;
             while first < plan.steps.len() {
@@ -138,57 +259,44 @@ impl Device {
                 for step in &plan.steps[first..] {
                     first += 1;
                     encoding.dispatch(&mut compute, step);
-                    work += step.work * pass.rows as u64;
-                    if work > WORK && pass.rows > 1 {
+                    work += step.work * encoding.rows as u64;
+                    if work > most {
                         break;
                     }
                 }
                 drop(compute);
-                if work > WORK && pass.rows > 1 {
+                if work > most {
                     self.queue().submit([encoder.finish()]);
-                    submits += 1;
-                    work = 0;
+                    (work, submits) = (0, submits + 1);
                     encoder = self.raw().create_command_encoder(&Default::default());
                 }
             }
         }
-        if rows == 0 {
-            self.queue().submit([encoder.finish()]);
-            self.wait()?;
-            return Ok(submits + 1);
+        if let Some((from, to, bytes)) = copy {
+            encoder.copy_buffer_to_buffer(from, 0, to, 0, bytes);
         }
-        let mut staged = io.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = (rows * result.stride * 4) as u64;
-        if staged.size() < bytes {
-            *staged = staging(self, bytes.next_power_of_two())?;
-        }
-        encoder.copy_buffer_to_buffer(&result.buffer, 0, &staged, 0, bytes);
-        self.queue().submit([encoder.finish()]);
-        self.read(&staged, bytes, (result.stride, width), take)?;
-        Ok(submits + 1)
+        (encoder.finish(), submits)
     }
 
-    fn begin<'a>(&self, io: &Io, pass: &'a Pass<'a>) -> Encoding<'a> {
-        let cut = if pass.class() == Class::Many { 0 } else { pass.runs.len() };
-        let chunks: Vec<_> =
-            pass.runs.iter().map(|run| chunks(run.start + run.rows, cut)).collect();
-        let counts = [pass.rows as u32, pass.wanted.len() as u32, 0, 0];
+    /// Tells the device where the rows of the pass are.
+    fn tell(&self, io: &Io, encoding: &Encoding) {
+        let counts = [encoding.rows as u32, encoding.wanted.len() as u32, 0, 0];
         self.queue().write_buffer(&io.counts, 0, &bytes_of(&counts));
-        if !pass.wanted.is_empty() {
-            self.queue().write_buffer(&io.wanted, 0, &bytes_of(pass.wanted));
+        if !encoding.wanted.is_empty() {
+            self.queue().write_buffer(&io.wanted, 0, &bytes_of(&encoding.wanted));
         }
-        let mut words = Vec::with_capacity(pass.runs.len() * RUN as usize / 4);
+        let mut words = Vec::with_capacity(encoding.texts.len() * RUN as usize / 4);
         let mut before = 0;
-        for (run, &(chunks, len)) in pass.runs.iter().zip(&chunks) {
-            let positions = run.cache.positions;
-            let own = [run.first, run.rows, run.start, chunks, len, before, positions];
+        for text in &encoding.texts {
+            let (chunks, len) = text.chunks;
+            let positions = text.cache.positions;
+            let own = [text.first, text.rows, text.start, chunks, len, before, positions];
             let end = words.len() + RUN as usize / 4;
             words.extend(own.map(|n| n as u32));
             before += chunks;
             words.resize(end, 0);
         }
         self.queue().write_buffer(&io.runs, 0, &bytes_of(&words));
-        Encoding { pass, chunks }
     }
 
     fn wait(&self) -> Result<()> {
@@ -221,13 +329,13 @@ impl Device {
     }
 }
 
-impl Encoding<'_> {
+impl Encoding {
     fn dispatch(&self, compute: &mut wgpu::ComputePass<'_>, step: &crate::plan::Step) {
         compute.set_pipeline(&step.pipeline);
         compute.set_bind_group(0, &step.bindings, &[]);
         let rows = |count| match count {
-            Count::Pass => self.pass.rows as u32,
-            Count::Wanted => self.pass.wanted.len() as u32,
+            Count::Pass => self.rows as u32,
+            Count::Wanted => self.wanted.len() as u32,
         };
         let (x, y) = match step.grid {
             Grid::Rows { x, per, times, count } => (x, rows(count).div_ceil(per) * times),
@@ -244,7 +352,8 @@ impl Encoding<'_> {
 
     /// A dispatch for each text.
     fn texts(&self, compute: &mut wgpu::ComputePass<'_>, step: &crate::plan::Step) {
-        for (i, (run, &(chunks, _))) in self.pass.runs.iter().zip(&self.chunks).enumerate() {
+        for (i, run) in self.texts.iter().enumerate() {
+            let (chunks, _) = run.chunks;
             let (x, y) = match step.grid {
                 Grid::Store { x } => (x, run.rows as u32),
                 Grid::Attend { kv_heads, group, r } => {

@@ -53,7 +53,8 @@ fn every_format_multiplies_rows_of_every_class() {
                 let x = random.floats(rows * k);
                 let input = floats(&device, rows, k, &x);
                 let out = Floats::new(&device, rows, n).unwrap();
-                let mut builder = Builder::new(&device, &io, class);
+                // Cooperative matrices are of half floats.
+                let mut builder = Builder::new(&device, &io, class).tiles(Tiles::Single);
                 let product = Product {
                     parts: &[Part { matrix: &matrix, bias: None, column: 0 }],
                     input: &input,

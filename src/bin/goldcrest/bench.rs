@@ -437,14 +437,14 @@ fn device_name(model: &Model) -> Option<String> {
 enum Probes {
     System(Bandwidth),
     #[cfg(feature = "gpu")]
-    Device(goldcrest::GpuBandwidth, f64),
+    Device(Box<goldcrest::GpuBandwidth>, f64),
 }
 
 impl Probes {
     fn new(model: &Model, bytes: Option<usize>) -> Result<Self, Failure> {
         #[cfg(feature = "gpu")]
         if let Some(probe) = model.device_bandwidth()? {
-            return Ok(Self::Device(probe, 0.0));
+            return Ok(Self::Device(Box::new(probe), 0.0));
         }
         Ok(Self::System(Bandwidth::new(model.threads(), bytes)?))
     }
