@@ -34,6 +34,15 @@ impl Pipelines {
     }
 }
 
+impl Device {
+    /// The texts of all kernels that were asked of the device so far.
+    #[doc(hidden)]
+    pub fn kernels(&self) -> Vec<String> {
+        let known = self.pipelines().0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.keys().cloned().collect()
+    }
+}
+
 pub(crate) fn group_layout(device: &Device, layout: &[(u32, Use)]) -> wgpu::BindGroupLayout {
     let entries: Vec<_> = layout
         .iter()
