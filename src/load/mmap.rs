@@ -182,6 +182,29 @@ impl Buffer {
         self.len == 0
     }
 
+    /// Gives whole pages that lie in `range` back to the system: they are zero when they are touched again.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn forget(&mut self, range: Range<usize>) {
+        #[cfg(unix)]
+        {
+            let start = (self.start + range.start).next_multiple_of(RELEASE_GRANULE);
+            let end = (self.start + range.end.min(self.len)) / RELEASE_GRANULE * RELEASE_GRANULE;
+            if start < end {
+                // SAFETY: the range lies in the mapping, which is private and anonymous, and nobody else
+                // sees it through `&mut self`. A refusal costs memory, nothing else.
+                let _ = unsafe {
+                    self.map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        start,
+                        end - start,
+                    )
+                };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     /// The bytes, to write.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.map[self.start..self.start + self.len]
@@ -230,6 +253,16 @@ mod tests {
         let read = Bytes::open(file.path(), false).unwrap();
         read.release(0..content.len());
         assert_eq!(&read[..], &content[..]);
+    }
+
+    #[test]
+    #[cfg(all(unix, feature = "gpu"))]
+    fn forgotten_pages_are_zero_and_their_neighbours_are_not() {
+        let mut buffer = Buffer::zeroed(10 * RELEASE_GRANULE).unwrap();
+        buffer.as_mut_slice().fill(7);
+        buffer.forget(RELEASE_GRANULE + 1..usize::MAX);
+        assert!(buffer[..2 * RELEASE_GRANULE].iter().all(|&byte| byte == 7));
+        assert!(buffer[2 * RELEASE_GRANULE..9 * RELEASE_GRANULE].iter().all(|&byte| byte == 0));
     }
 
     #[test]

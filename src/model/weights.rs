@@ -195,6 +195,14 @@ impl Weights {
         Ok(Self { panels, tables, spec, hadamard, bytes_per_token })
     }
 
+    /// Gives the memory of panels back that nobody reads any more, where they are this process's own.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn forget(&mut self, ranges: impl IntoIterator<Item = std::ops::Range<usize>>) {
+        if let Panels::Owned(buffer) = &mut self.panels {
+            ranges.into_iter().for_each(|range| buffer.forget(range));
+        }
+    }
+
     /// The panels in `range`.
     #[cfg(feature = "gpu")]
     pub(crate) fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {

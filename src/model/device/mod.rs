@@ -97,6 +97,8 @@ impl Request {
             let dispatches = dispatches.sum();
             Ok((spans, (shared, placement, dispatches)))
         })?;
+        let elsewhere = upload::elsewhere(graph.spec(), &placement);
+        graph.weights.forget(elsewhere);
         let offload = Offload::new(shared.device.info(), graph.spec(), &placement, dispatches);
         Ok((graph, (shared, offload)))
     }

@@ -8,7 +8,7 @@ use super::drain;
 use super::place::{Place, Placement};
 use crate::error::Result;
 use crate::model::weights::{Loaded, Matrix, Weights};
-use crate::spec::{Block, Mixer};
+use crate::spec::{Block, Mixer, Spec};
 
 /// A matrix on the device: in pieces, where a dispatch does not see all of it.
 #[derive(Debug)]
@@ -64,6 +64,16 @@ pub(super) fn all(
         }
     }
     Ok(Uploaded { blocks, head })
+}
+
+/// Where the panels are that only the device reads: not those of an output that is the embedding, too.
+pub(super) fn elsewhere(spec: &Spec<Loaded>, placement: &Placement) -> Vec<Range<usize>> {
+    let blocks = spec.blocks.iter().zip(&placement.blocks).filter(|(_, place)| place.on_device());
+    let mixers = blocks.flat_map(|(block, _)| block.branches.iter().map(|branch| &branch.mixer));
+    let head = placement.head.on_device() && spec.embed.is_some();
+    let head = head.then_some(&spec.head.matrix);
+    // Of matrices that alternate both are there, or neither.
+    runs(&mixers.flat_map(matrices).chain(head).collect::<Vec<_>>())
 }
 
 /// Leaves all blocks before `end` to the CPU, where that is allowed.
