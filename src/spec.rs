@@ -278,6 +278,17 @@ pub(crate) struct LowRank<S: Stage> {
     pub(crate) right: Linear<S>,
 }
 
+impl<S: Stage> Mixer<S> {
+    /// Whether there are kernels of it for GPUs.
+    pub(crate) fn on_gpus(&self) -> bool {
+        match self {
+            Self::Attention(_) | Self::Experts(_) => true,
+            Self::Dense(dense) => !matches!(dense.up, Up::Sparse(..)),
+            _ => false,
+        }
+    }
+}
+
 /// projection(act(gate(x)) * the layer's input)
 #[derive(Debug)]
 pub(crate) struct LayerInput<S: Stage> {

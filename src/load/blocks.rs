@@ -12,16 +12,19 @@ pub struct BlockCount {
     pub count: usize,
     /// What they are, e.g. `attention, 8 heads of 64 on 2, window 512`.
     pub kind: String,
+    /// Whether there are kernels of it for GPUs; formats of weights may still keep a block on the CPU.
+    pub on_gpus: bool,
 }
 
 /// The kinds of a model's blocks in the order in which they first occur. A block of parallel branches
 /// counts for each of them.
 pub(super) fn count(spec: &Spec<Named>) -> Vec<BlockCount> {
     let mut counts: Vec<BlockCount> = Vec::new();
-    for kind in spec.mixers().map(describe) {
+    for mixer in spec.mixers() {
+        let (kind, on_gpus) = (describe(mixer), mixer.on_gpus());
         match counts.iter_mut().find(|count| count.kind == kind) {
             Some(known) => known.count += 1,
-            None => counts.push(BlockCount { count: 1, kind }),
+            None => counts.push(BlockCount { count: 1, kind, on_gpus }),
         }
     }
     counts

@@ -205,9 +205,10 @@ impl fmt::Display for Summary<'_> {
         if let Some(context) = self.context_length {
             writeln!(f, "context       {context} tokens")?;
         }
-        for (i, BlockCount { count, kind }) in self.blocks.iter().enumerate() {
+        for (i, BlockCount { count, kind, on_gpus }) in self.blocks.iter().enumerate() {
             let title = if i == 0 { "blocks" } else { "" };
-            writeln!(f, "{title:<12}  {count} {kind}")?;
+            let here = if *on_gpus { "" } else { " (on the CPU alone)" };
+            writeln!(f, "{title:<12}  {count} {kind}{here}")?;
         }
         if let Some(memory) = &self.memory {
             writeln!(

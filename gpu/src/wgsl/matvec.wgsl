@@ -152,8 +152,8 @@ fn main(
         for (var r = 0u; r < 4u; r++) {
             let column = group.x * 16u + 4u * t + r;
             if column < p.part[0].rows {
-                var gate = sums[t][r] * bitcast<f32>(bank[p.pad0 + 3u * choice.expert]);
-                var up = sums[THREADS + t][r] * bitcast<f32>(bank[p.pad0 + 3u * choice.expert + 1u]);
+                var gate = sums[t][r] * bitcast<f32>(bank[p.factors + 3u * choice.expert]);
+                var up = sums[THREADS + t][r] * bitcast<f32>(bank[p.factors + 3u * choice.expert + 1u]);
                 if p.part[0].bias != NONE {
                     let expert = choice.expert * p.part[0].rows;
                     gate = biased(p.part[0].bias, expert + column, gate);
@@ -175,7 +175,7 @@ fn main(
         multiply(p.part[0].format, panel, t, slot, 0u);
         reduce(t);
         if t < 4u {
-            var made = sums[t] * bitcast<f32>(bank[p.pad0 + 3u * choice.expert + 2u]);
+            var made = sums[t] * bitcast<f32>(bank[p.factors + 3u * choice.expert + 2u]);
             if p.part[0].bias != NONE {
                 let first = p.part[0].bias + choice.expert * p.part[0].rows + group.x * 16u + 4u * t;
                 made += vec4(vectors[first], vectors[first + 1u], vectors[first + 2u], vectors[first + 3u]);

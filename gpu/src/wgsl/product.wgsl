@@ -40,8 +40,9 @@ struct Params {
     /// Experts of a row.
     used: u32,
     row_factor: u32,
-    pad0: u32,
-    pad1: u32,
+    /// Where the factors of experts' matrices are in the bank.
+    factors: u32,
+    pad: u32,
     part: array<Part, 3>,
 }
 

@@ -144,10 +144,11 @@ fn name(mixer: &Mixer<Loaded>) -> &'static str {
 /// `here`: the places of keys and values on the CPU.
 fn why_not(mixer: &Mixer<Loaded>, info: &DeviceInfo, here: &[usize]) -> Option<String> {
     match mixer {
+        _ if !mixer.on_gpus() => Some(format!("{} has no GPU kernels", name(mixer))),
         Mixer::Attention(mixer) => attention(mixer, here),
         Mixer::Dense(mixer) => dense(mixer, info),
         Mixer::Experts(mixer) => experts(mixer, info),
-        other => Some(format!("{} has no GPU kernels", name(other))),
+        _ => None,
     }
 }
 
@@ -168,9 +169,6 @@ fn attention(mixer: &Attention<Loaded>, here: &[usize]) -> Option<String> {
 }
 
 fn dense(mixer: &Dense<Loaded>, info: &DeviceInfo) -> Option<String> {
-    if let Up::Sparse(..) = mixer.up {
-        return Some("gates that a whole row decides on".into());
-    }
     // Gate and up alternate: one dispatch sees both.
     let bytes: usize = mixer.up.linears().iter().map(|linear| linear.matrix.bytes()).sum();
     if bytes as u64 > info.max_binding && matches!(mixer.up, Up::Gated(_)) {
