@@ -9,7 +9,7 @@ use crate::extent::{extent, holds};
 use crate::format::{self, Format, formats};
 use crate::isa::{Isa, instruction_sets};
 use crate::kv::{self, KvLayout};
-use crate::matmul::{self, Args, MatmulFn, decoded};
+use crate::matmul::{self, Args, MatmulFn, ahead, decoded};
 use crate::ops::{self, Nonlinearity, RopeStyle};
 use crate::recurrent::{self, Delta, GateOrder, Scan};
 use crate::rotation;
@@ -361,11 +361,13 @@ impl Kernels {
     /// Attention and the products of F32, F16 and BF16 weights use fused multiply-add where the
     /// instruction set has it; the bits of everything else are the same on every instruction set.
     pub fn for_isa(isa: Isa) -> Option<&'static Self> {
+        ahead::suit_processor();
         table(isa).filter(|_| isa.is_supported()).map(|[_, fused]| fused)
     }
 
     /// The kernels of `isa` whose bits are all the same on every instruction set.
     pub fn deterministic(isa: Isa) -> Option<&'static Self> {
+        ahead::suit_processor();
         table(isa).filter(|_| isa.is_supported()).map(|[unfused, _]| unfused)
     }
 

@@ -28,6 +28,7 @@ macro_rules! each {
 pub(crate) use each;
 
 pub(crate) mod affine;
+pub(crate) mod ahead;
 pub(crate) mod centred;
 pub(crate) mod decoded;
 pub(crate) mod float;
@@ -354,29 +355,33 @@ impl<U> Part<U> {
     }
 }
 
-/// How far ahead of the block at work the panel is fetched, in bytes: into the first-level cache,
-/// and into the second. Of the 17.3 GB/s that one thread reads from memory, Q4_K gets 14.2 with one
-/// distance (of 1 to 8 KB), 15.0 with 2 and 8 KB, 16.1 with these, and hardly more with 8 and 32 KB.
-const AHEAD: (usize, usize) = (4096, 12288);
-
-/// Fetches the lines that the bytes from `at` to `at + bytes` stand for, [`AHEAD`] of them. The
-/// addresses may lie past the panel: a prefetch never faults.
+/// Fetches, some way ahead, the lines that part `part` of `parts` of a unit of `bytes` stands for.
+///
+/// The parts in turn fetch every line of the panel once, in ascending order: a line fetched twice, or
+/// one behind the last, costs a tenth of the bandwidth, since the second-level cache fetches by itself
+/// only what follows an unbroken run.
 #[inline(always)]
-unsafe fn prefetch<S: Simd>(s: S, at: *const u8, bytes: usize) {
-    let mut line = 0;
-    while line < bytes {
-        s.prefetch(at.wrapping_add(AHEAD.0 + line));
-        s.prefetch_far(at.wrapping_add(AHEAD.1 + line));
-        line += 64;
+pub(crate) unsafe fn fetch_part<S: Simd>(
+    s: S,
+    unit: *const u8,
+    bytes: usize,
+    part: usize,
+    parts: usize,
+) {
+    let lines = bytes.div_ceil(64);
+    let mut line = part * lines / parts;
+    while line < (part + 1) * lines / parts {
+        fetch_line(s, unit.wrapping_add(64 * line));
+        line += 1;
     }
 }
 
-/// Fetches an eighth of a unit of `bytes`, in whole lines, ahead of block `b` of eight: the blocks
-/// in turn fetch all of it, with what stands beside the codes.
+/// Fetches the line that `at` stands for. It may lie past the panel: a prefetch never faults.
 #[inline(always)]
-pub(crate) unsafe fn fetch_part<S: Simd>(s: S, unit: *const u8, bytes: usize, b: usize) {
-    let part = bytes.div_ceil(8).next_multiple_of(64);
-    prefetch(s, unit.add(b * part), part);
+unsafe fn fetch_line<S: Simd>(s: S, at: *const u8) {
+    let (near, far) = ahead::distances();
+    s.prefetch(at.wrapping_add(near));
+    s.prefetch_far(at.wrapping_add(far));
 }
 
 /// Where the codes of a unit of 256 values come from; what else it has is the format's.

@@ -7,8 +7,8 @@
 //! A unit of a panel has the 24 bytes of each of two blocks, as TQ1_0 has its own, and four bytes
 //! whose digits 0 and 1 are the last eight values of the first block, 2 and 3 those of the second.
 
-use super::tq1_0::{FLIPPED, digit, digits, digits_of};
-use crate::matmul::low_bit::{LowBit, LowBits, Visit};
+use super::tq1_0::{FLIPPED, digit, digits};
+use crate::matmul::low_bit::{LowBit, LowBits, Packing, Visit};
 use crate::panel::{Stack, VECTOR};
 use crate::simd::Simd;
 
@@ -33,6 +33,7 @@ unsafe impl LowBit for Codes {
     const SPAN: usize = 128;
     const BLOCK: (usize, usize) = (24 + 2 + 2, 26);
     const CODES: usize = 13 * VECTOR;
+    const PACKING: Packing = Packing::Ternary;
 
     fn code(block: &[u8], i: usize) -> u8 {
         let (byte, n) = place(i);
@@ -81,6 +82,6 @@ unsafe impl LowBit for Codes {
         if h > 0 {
             both = s.b_triple(s.b_triple(both));
         }
-        digits_of::<S, 2>(s, both, 32 * h + 30, 1, visit);
+        visit.digits::<2>(s, 32 * h + 30, 1, both);
     }
 }

@@ -4,7 +4,7 @@
 //! vector of a panel has 32 values, of which byte c has `4 n + c` in bit n.
 
 use crate::matmul::each;
-use crate::matmul::low_bit::{LowBit, LowBits, Visit};
+use crate::matmul::low_bit::{LowBit, LowBits, Packing, Visit};
 use crate::matmul::simple::fifth_bits_of;
 use crate::panel::{Stack, VECTOR};
 use crate::simd::Simd;
@@ -21,6 +21,7 @@ unsafe impl LowBit for Codes {
     const SPAN: usize = 128;
     const BLOCK: (usize, usize) = (2 + 16, 0);
     const CODES: usize = 8 * VECTOR;
+    const PACKING: Packing = Packing::Bits;
 
     fn code(block: &[u8], i: usize) -> u8 {
         (block[2 + i / 8] >> (i % 8) & 1) * 2
@@ -39,22 +40,9 @@ unsafe impl LowBit for Codes {
 
     #[inline(always)]
     unsafe fn walk<S: Simd>(s: S, codes: *const u8, h: usize, visit: &mut impl Visit<S>) {
-        let two = s.b_splat(2);
-        let mut p = 2 * h;
-        while p < 2 * h + 2 {
-            each!(v < 2 => {
-                let at = codes.add((2 * p + v) * VECTOR);
-                visit.vector(s, at);
-                let mut bits = s.b_load(at);
-                each!(n < 8 => {
-                    let code = if n == 0 { s.b_shl::<1>(bits) } else { bits };
-                    visit.group(s, 16 * p + 8 * v + n, n, s.b_and(code, two));
-                    if n > 0 {
-                        bits = s.b_shr::<1>(bits);
-                    }
-                });
-            });
-            p += 1;
-        }
+        each!(v < 4 => {
+            visit.vector(s);
+            visit.fields::<8>(s, 32 * h + 8 * v, s.b_load(codes.add((4 * h + v) * VECTOR)));
+        });
     }
 }

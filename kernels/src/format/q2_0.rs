@@ -2,7 +2,7 @@
 //!
 //! A block of the file is the scale and a byte for every four values, the first in its lowest bits.
 
-use crate::matmul::low_bit::{LowBit, LowBits, Visit, two_bits};
+use crate::matmul::low_bit::{LowBit, LowBits, Packing, Visit, two_bits};
 use crate::panel::Stack;
 use crate::simd::Simd;
 
@@ -18,6 +18,7 @@ unsafe impl<const SPAN: usize> LowBit for Codes<SPAN> {
     const SPAN: usize = SPAN;
     const BLOCK: (usize, usize) = (2 + SPAN / 4, 0);
     const CODES: usize = two_bits::CODES;
+    const PACKING: Packing = Packing::Pairs;
 
     fn code(block: &[u8], i: usize) -> u8 {
         block[2 + i / 4] >> (i % 4 * 2) & 3

@@ -8,8 +8,7 @@
 //! A panel keeps the bytes as they are, four of a row side by side, but for their top bit, which is
 //! flipped so that signed comparisons find the digit; tripling is the same with and without it.
 
-use crate::matmul::each;
-use crate::matmul::low_bit::{LowBit, LowBits, Visit};
+use crate::matmul::low_bit::{LowBit, LowBits, Packing, Visit};
 use crate::panel::{Stack, VECTOR};
 use crate::simd::Simd;
 
@@ -45,6 +44,7 @@ unsafe impl LowBit for Codes {
     const SPAN: usize = 256;
     const BLOCK: (usize, usize) = (48 + 4 + 2, 52);
     const CODES: usize = 13 * VECTOR;
+    const PACKING: Packing = Packing::Ternary;
 
     fn code(block: &[u8], i: usize) -> u8 {
         let (byte, n) = place(i);
@@ -78,40 +78,18 @@ unsafe impl LowBit for Codes {
     }
 }
 
-/// Shows the first `N` digits of the vector at `at`: groups `first`, `first + step`, and so on.
+/// Shows the first `D` digits of the vector at `at`: groups `first`, `first + step`, and so on.
 ///
 /// # Safety
 /// As [`LowBit::walk`], of one vector.
 #[inline(always)]
-pub(crate) unsafe fn digits<S: Simd, const N: usize>(
+pub(crate) unsafe fn digits<S: Simd, const D: usize>(
     s: S,
     at: *const u8,
     first: usize,
     step: usize,
     visit: &mut impl Visit<S>,
 ) {
-    visit.vector(s, at);
-    digits_of::<S, N>(s, s.b_load(at), first, step, visit);
-}
-
-/// As [`digits`], of bytes that were read.
-///
-/// # Safety
-/// As for every method of [`Simd`].
-#[inline(always)]
-pub(crate) unsafe fn digits_of<S: Simd, const N: usize>(
-    s: S,
-    mut bytes: S::B,
-    first: usize,
-    step: usize,
-    visit: &mut impl Visit<S>,
-) {
-    each!(n < 8 => {
-        if n > 0 && n < N {
-            bytes = s.b_triple(bytes);
-        }
-        if n < N {
-            visit.group(s, first + n * step, n, s.b_digits(bytes));
-        }
-    });
+    visit.vector(s);
+    visit.digits::<D>(s, first, step, s.b_load(at));
 }

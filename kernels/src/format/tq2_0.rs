@@ -3,7 +3,7 @@
 //! A block of the file is 64 bytes of codes and the scale. Byte m of 32 has the values m, m + 32,
 //! m + 64 and m + 96 of half a block.
 
-use crate::matmul::low_bit::{LowBit, LowBits, Visit, two_bits};
+use crate::matmul::low_bit::{LowBit, LowBits, Packing, Visit, two_bits};
 use crate::panel::{Stack, high_bits};
 use crate::simd::Simd;
 
@@ -19,6 +19,7 @@ unsafe impl LowBit for Codes {
     const SPAN: usize = 256;
     const BLOCK: (usize, usize) = (64 + 2, 64);
     const CODES: usize = two_bits::CODES;
+    const PACKING: Packing = Packing::Pairs;
 
     fn code(block: &[u8], i: usize) -> u8 {
         block[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3

@@ -199,7 +199,7 @@ impl<W> Copy for Packed<W> {}
 impl<S: Simd, W: Blocks256> Codes<S> for Packed<W> {
     #[inline(always)]
     unsafe fn fetch(self, s: S, b: usize) {
-        fetch_part(s, self.0, Affine::<W>::UNIT.1, b);
+        fetch_part(s, self.0, Affine::<W>::UNIT.1, b, 8);
     }
     #[inline(always)]
     unsafe fn codes(self, s: S, b: usize, j: usize) -> S::U8 {

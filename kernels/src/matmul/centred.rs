@@ -130,12 +130,57 @@ impl<W: Blocks256> Definition for Centred<W> {
     }
 }
 
-/// The scales of the halves of a block, and both times the codes' offset as pairs of `i16`, negative,
-/// for the sums of activations that are known beforehand.
+/// The scales of the halves of a block; and, where sums of products cannot start with what the codes'
+/// offset makes of the activations, both times that offset as pairs of `i16`, negative.
 #[derive(Clone, Copy)]
 pub(crate) struct HalfScales<I> {
     halves: [I; 2],
     offsets: I,
+}
+
+/// What each group's sum of products starts with: minus the codes' offset times the sum of its
+/// activations. Groups of 16 have the even ones first.
+#[derive(Clone, Copy)]
+struct Starts(MaybeUninit<[i32; 2 * LANES]>);
+
+impl Starts {
+    /// Whether sums can start so: sixteen-bit ones cannot.
+    #[inline(always)]
+    fn serve<S: Simd, W: Blocks256>() -> bool {
+        S::WIDE && W::offset::<S>() != 0
+    }
+
+    /// # Safety
+    /// `x` is valid for a record; else as the methods of [`Simd`].
+    #[inline(always)]
+    unsafe fn of<S: Simd, W: Blocks256>(s: S, x: *const u8) -> Self {
+        let mut starts = Self(MaybeUninit::uninit());
+        if Self::serve::<S, W>() {
+            // The record has eight pairs there, and as many bytes after them.
+            let sums = s.i_from_b(s.b_load(x.add(q8k::SUMS_16)));
+            let zero = s.i_splat(0);
+            let minus = -W::offset::<S>();
+            let (even, odd) = (minus & 0xffff, minus << 16);
+            let out = starts.0.as_mut_ptr().cast();
+            if W::GROUP == BLOCK {
+                s.i_store(out, s.dot_pairs(zero, s.i_splat(even | odd), sums));
+            } else {
+                s.i_store(out, s.dot_pairs(zero, s.i_splat(even), sums));
+                s.i_store(out.add(LANES), s.dot_pairs(zero, s.i_splat(odd), sums));
+            }
+        }
+        starts
+    }
+
+    /// Sums of half `half` of block `b` begin.
+    #[inline(always)]
+    unsafe fn begin<S: Simd, W: Blocks256>(&self, s: S, b: usize, half: usize) -> S::Acc {
+        if Self::serve::<S, W>() {
+            s.acc_start(self.0.as_ptr().cast::<i32>().add(half * LANES + b))
+        } else {
+            s.acc_zero()
+        }
+    }
 }
 
 /// Where a unit comes from. Methods may be called on a unit that is there, for `b` and `j` below 8, and as
@@ -169,7 +214,7 @@ impl Packed {
 impl<S: Simd, W: Blocks256> Source<S, W> for Packed {
     #[inline(always)]
     unsafe fn fetch(self, s: S, b: usize) {
-        fetch_part(s, self.unit, Centred::<W>::UNIT.1, b);
+        fetch_part(s, self.unit, Centred::<W>::UNIT.1, b, 8);
     }
     #[inline(always)]
     unsafe fn codes(self, s: S, b: usize, j: usize) -> W::Codes<S> {
@@ -180,12 +225,16 @@ impl<S: Simd, W: Blocks256> Source<S, W> for Packed {
     unsafe fn scales(self, s: S, b: usize) -> HalfScales<S::I> {
         let first = W::scale(s, self.scales, b * BLOCK / W::GROUP);
         let second = if W::GROUP == BLOCK { first } else { W::scale(s, self.scales, 2 * b + 1) };
+        let prepared = |scale| if W::SUM16 { s.prep_scale16(scale) } else { s.prep_scale(scale) };
+        let halves = [prepared(first), prepared(second)];
         let zero = s.i_splat(0);
+        if S::WIDE {
+            return HalfScales { halves, offsets: zero };
+        }
         let offset = W::offset::<S>();
         let low = s.i_and(s.i_sub(zero, times(s, first, offset)), s.i_splat(0xffff));
         let high = s.i_shl::<16>(s.i_sub(zero, times(s, second, offset)));
-        let prepared = |scale| if W::SUM16 { s.prep_scale16(scale) } else { s.prep_scale(scale) };
-        HalfScales { halves: [prepared(first), prepared(second)], offsets: s.i_add(low, high) }
+        HalfScales { halves, offsets: s.i_add(low, high) }
     }
     #[inline(always)]
     unsafe fn scale(self, s: S) -> S::F {
@@ -240,6 +289,8 @@ unsafe fn add_centred<S: Simd, W: Blocks256, const MR: usize>(
     acc: &mut [S::F; MR],
 ) {
     let mut total = [s.i_splat(0); MR];
+    let mut starts = [Starts(MaybeUninit::uninit()); MR];
+    each!(m < MR => { starts[m] = Starts::of::<S, W>(s, x.add(m * Q8K_RECORD)); });
     let mut b = 0;
     while b < 8 {
         if MR <= 4 {
@@ -247,6 +298,7 @@ unsafe fn add_centred<S: Simd, W: Blocks256, const MR: usize>(
         }
         let scales = unit.scales(s, b);
         let mut dots = [s.acc_zero(); MR];
+        each!(m < MR => { dots[m] = starts[m].begin::<S, W>(s, b, 0); });
         each!(j < 8 => {
             let w = unit.codes(s, b, j);
             each!(m < MR => {
@@ -262,11 +314,11 @@ unsafe fn add_centred<S: Simd, W: Blocks256, const MR: usize>(
                     } else {
                         s.scale_add(total[m], dots[m], scale)
                     };
-                    dots[m] = s.acc_zero();
+                    dots[m] = starts[m].begin::<S, W>(s, b, 1);
                 });
             }
         });
-        if W::offset::<S>() != 0 {
+        if W::offset::<S>() != 0 && !S::WIDE {
             each!(m < MR => {
                 let sums = s.i_splat_at(x.add(m * Q8K_RECORD + q8k::SUMS_16 + 4 * b).cast());
                 total[m] = s.dot_pairs(total[m], scales.offsets, sums);

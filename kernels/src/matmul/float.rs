@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Weight, prefetch};
+use super::{Weight, fetch_part};
 use crate::activation::Activation;
 use crate::format::{Definition, Quantize};
 use crate::ops::mul_add;
@@ -102,7 +102,7 @@ unsafe impl<N: Number> Weight for Float<N> {
         while k + 2 <= units {
             let at = panel.add(k * bytes);
             if MR <= 4 {
-                prefetch(s, at, 2 * bytes);
+                fetch_part(s, at, 2 * bytes, 0, 1);
             }
             let first = N::load(s, at);
             let second = N::load(s, at.add(bytes));

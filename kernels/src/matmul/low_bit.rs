@@ -13,7 +13,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Quantized, prefetch};
+use super::{Quantized, fetch_line};
 use crate::activation::{Activation, Q8K_RECORD, Q8K_UNIT, q8k};
 use crate::format::Definition;
 use crate::panel::{HALVES, Stack, VECTOR, half_at};
@@ -34,6 +34,8 @@ pub(crate) unsafe trait LowBit {
     const BLOCK: (usize, usize);
     /// Bytes of a unit's codes in sixteen rows.
     const CODES: usize;
+    /// What its vectors are.
+    const PACKING: Packing;
 
     /// Code `i` of a block of the file.
     fn code(block: &[u8], i: usize) -> u8;
@@ -49,15 +51,28 @@ pub(crate) unsafe trait LowBit {
     unsafe fn walk<S: Simd>(s: S, codes: *const u8, h: usize, visit: &mut impl Visit<S>);
 }
 
+/// How codes lie in a byte, those of one row and of four values a group.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Packing {
+    /// One bit each, the lowest first: codes 0 and 2.
+    Bits,
+    /// Two bits each, the lowest first.
+    Pairs,
+    /// Digits of a fraction.
+    Ternary,
+}
+
 /// What is done with the codes of a unit.
 ///
 /// # Safety
 /// Methods may be called as those of [`Simd`].
 pub(crate) trait Visit<S: Simd> {
-    /// The vector at `at` is about to be read.
-    unsafe fn vector(&mut self, s: S, at: *const u8);
-    /// Group `j` of the unit (values `4 j .. 4 j + 4`), the `n`th of its vector.
-    unsafe fn group(&mut self, s: S, j: usize, n: usize, codes: S::B);
+    /// A vector is about to be read.
+    unsafe fn vector(&mut self, s: S);
+    /// `D` codes of each of `bytes`: groups `first`, `first + 1`, and so on.
+    unsafe fn fields<const D: usize>(&mut self, s: S, first: usize, bytes: S::B);
+    /// The first `D` digits of `fractions`: groups `first`, `first + step`, and so on.
+    unsafe fn digits<const D: usize>(&mut self, s: S, first: usize, step: usize, fractions: S::B);
 }
 
 /// A format of such blocks.
@@ -112,24 +127,50 @@ impl<W: LowBit> Definition for LowBits<W> {
     }
 }
 
-/// Multiplies the codes with `MR` rows as they come from the panel. Two sums for each row, so that a
-/// product need not wait for the one before it.
-struct Multiply<A, const MR: usize> {
+/// Multiplies the codes with `MR` rows as they come from the panel.
+struct Multiply<T, const MR: usize> {
     x: *const u8,
-    dots: [[A; 2]; MR],
+    sums: [T; MR],
+    /// What is fetched some way ahead of it comes next: lines in their order, though scales stand after
+    /// the codes.
+    line: *const u8,
 }
 
-impl<S: Simd, const MR: usize> Visit<S> for Multiply<S::Acc, MR> {
+impl<T: Copy, const MR: usize> Multiply<T, MR> {
+    /// The activations of row `m` for `D` groups.
     #[inline(always)]
-    unsafe fn vector(&mut self, s: S, at: *const u8) {
-        prefetch(s, at, VECTOR);
+    unsafe fn groups<S: Simd, const D: usize>(
+        &self,
+        s: S,
+        m: usize,
+        first: usize,
+        step: usize,
+    ) -> [S::X; D] {
+        let x = self.x.add(m * Q8K_RECORD + 4 * first);
+        let mut groups = [s.x_load(x.cast()); D];
+        each!(n < D => { groups[n] = s.x_load(x.add(4 * n * step).cast()); });
+        groups
+    }
+}
+
+impl<S: Simd, const MR: usize> Visit<S> for Multiply<S::Sums, MR> {
+    #[inline(always)]
+    unsafe fn vector(&mut self, s: S) {
+        fetch_line(s, self.line);
+        self.line = self.line.wrapping_add(VECTOR);
     }
     #[inline(always)]
-    unsafe fn group(&mut self, s: S, j: usize, n: usize, codes: S::B) {
-        let w = s.prep_u(codes);
+    unsafe fn fields<const D: usize>(&mut self, s: S, first: usize, bytes: S::B) {
         each!(m < MR => {
-            let x = s.x_load(self.x.add(m * Q8K_RECORD + 4 * j).cast());
-            self.dots[m][n % 2] = s.dot_u(self.dots[m][n % 2], w, x);
+            let x = self.groups::<S, D>(s, m, first, 1);
+            self.sums[m] = s.dot_fields(self.sums[m], bytes, x);
+        });
+    }
+    #[inline(always)]
+    unsafe fn digits<const D: usize>(&mut self, s: S, first: usize, step: usize, fractions: S::B) {
+        each!(m < MR => {
+            let x = self.groups::<S, D>(s, m, first, step);
+            self.sums[m] = s.dot_digits(self.sums[m], fractions, x);
         });
     }
 }
@@ -137,12 +178,43 @@ impl<S: Simd, const MR: usize> Visit<S> for Multiply<S::Acc, MR> {
 /// Writes the codes down, in their order along K.
 struct Unpack<C>(*mut [C; GROUPS]);
 
+impl<C> Unpack<C> {
+    #[inline(always)]
+    unsafe fn put(&mut self, j: usize, codes: C) {
+        self.0.cast::<C>().add(j).write(codes);
+    }
+}
+
 impl<S: Simd> Visit<S> for Unpack<S::U8> {
     #[inline(always)]
-    unsafe fn vector(&mut self, _s: S, _at: *const u8) {}
+    unsafe fn vector(&mut self, _s: S) {}
     #[inline(always)]
-    unsafe fn group(&mut self, s: S, j: usize, _n: usize, codes: S::B) {
-        self.0.cast::<S::U8>().add(j).write(s.prep_u(codes));
+    unsafe fn fields<const D: usize>(&mut self, s: S, first: usize, mut bytes: S::B) {
+        // Of bits, twice each is the code.
+        let mask = s.b_splat(if D == 8 { 2 } else { 3 });
+        let low = if D == 8 { s.b_shl::<1>(bytes) } else { bytes };
+        self.put(first, s.prep_u(s.b_and(low, mask)));
+        each!(n < D => {
+            if n > 0 {
+                if D == 4 || n > 1 {
+                    bytes = if D == 8 { s.b_shr::<1>(bytes) } else { s.b_shr::<2>(bytes) };
+                }
+                self.put(first + n, s.prep_u(s.b_and(bytes, mask)));
+            }
+        });
+    }
+    #[inline(always)]
+    unsafe fn digits<const D: usize>(
+        &mut self,
+        s: S,
+        first: usize,
+        step: usize,
+        mut fractions: S::B,
+    ) {
+        each!(n < D => {
+            self.put(first + n * step, s.prep_u(s.b_digits(fractions)));
+            fractions = s.b_triple(fractions);
+        });
     }
 }
 
@@ -247,21 +319,26 @@ unsafe impl<W: LowBit> Quantized for LowBits<W> {
         acc: &mut [S::F; MR],
     ) {
         let mut parts = [s.f_splat(0.0); MR];
+        let mut products = Multiply { x, sums: [s.sums_zero(); MR], line: unit };
         let mut h = 0;
         while h < Self::SCALES {
-            let dots = [[s.acc_start(&MAGIC), s.acc_start(&0)]; MR];
-            let mut products = Multiply { x, dots };
+            products.sums = [s.sums_zero(); MR];
             W::walk(s, unit, h, &mut products);
-            let scales = unit.add(Self::scale_at(h));
-            prefetch(s, scales, HALVES);
-            let scale = s.factors(scales.cast());
+            let scale = s.factors(unit.add(Self::scale_at(h)).cast());
             each!(m < MR => {
-                let [even, odd] = products.dots[m];
-                let dots = s.i_add(s.finish(even, &MAGIC), s.finish(odd, &0));
+                let dots = match W::PACKING {
+                    Packing::Bits => s.i_shl::<1>(s.fields_sum::<8>(products.sums[m])),
+                    Packing::Pairs => s.fields_sum::<4>(products.sums[m]),
+                    Packing::Ternary => s.digits_sum(products.sums[m]),
+                };
+                let dots = s.i_add(dots, s.i_splat(MAGIC));
                 let part = scaled::<S, W>(s, dots, x.add(m * Q8K_RECORD), h, scale);
                 parts[m] = s.f_add(parts[m], part);
             });
             h += 1;
+        }
+        while products.line < unit.wrapping_add(Self::UNIT.1) {
+            Visit::<S>::vector(&mut products, s);
         }
         each!(m < MR => { acc[m] = add_parts(s, acc[m], parts[m], x.add(m * Q8K_RECORD)); });
     }
@@ -300,13 +377,8 @@ pub(crate) mod two_bits {
         let mut q = h * SPAN / 64;
         while q < (h + 1) * SPAN / 64 {
             each!(v < 4 => {
-                let at = codes.add((4 * q + v) * VECTOR);
-                visit.vector(s, at);
-                let mut bits = s.b_load(at);
-                each!(n < 4 => {
-                    visit.group(s, 16 * q + 4 * v + n, n, s.b_and(bits, s.b_splat(3)));
-                    bits = s.b_shr::<2>(bits);
-                });
+                visit.vector(s);
+                visit.fields::<4>(s, 16 * q + 4 * v, s.b_load(codes.add((4 * q + v) * VECTOR)));
             });
             q += 1;
         }

@@ -12,7 +12,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Quantized, planes, prefetch};
+use super::{Quantized, fetch_part, planes};
 use crate::activation::{Activation, Q8_RECORD, q8};
 use crate::format::{Definition, Quantize};
 use crate::panel::{BLOCK, HALVES, NIBBLES, Stack, code, code_bytes, half_at, spread};
@@ -238,8 +238,7 @@ struct Packed(*const u8);
 impl<S: Simd, W: Blocks, K: Scale> Source<S, W, K> for Packed {
     #[inline(always)]
     unsafe fn fetch(self, s: S, b: usize) {
-        let half = Simple::<W, K>::UNIT.1 / 2;
-        prefetch(s, self.0.add(b * half), half);
+        fetch_part(s, self.0, Simple::<W, K>::UNIT.1, b, 2);
     }
     #[inline(always)]
     unsafe fn codes(self, s: S, b: usize, j: usize) -> W::Codes<S> {

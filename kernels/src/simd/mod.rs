@@ -53,6 +53,8 @@ pub(crate) unsafe trait Simd: Copy {
     type Sum24: Copy;
     /// Sixteen bytes for [`lookup`](Self::lookup).
     type Table: Copy;
+    /// Running dot products of codes of one or two bits, or of ternary digits.
+    type Sums: Copy;
 
     /// What [`prep_s`](Self::prep_s) adds to signed codes: 0, or 128 where the dot product wants
     /// them unsigned.
@@ -81,6 +83,28 @@ pub(crate) unsafe trait Simd: Copy {
     /// `3 (b ^ 0x80) / 256` of each byte b: the first ternary digit of a fraction of 256 whose top
     /// bit is flipped.
     unsafe fn b_digits(self, a: Self::B) -> Self::B;
+
+    // Codes of few bits, several in a byte. A sum of them holds the products of 64 values of a byte.
+    unsafe fn sums_zero(self) -> Self::Sums;
+    /// Adds the products of `D` codes of `8 / D` bits, 1 or 2, the lowest first, with activations `x`.
+    unsafe fn dot_fields<const D: usize>(
+        self,
+        sums: Self::Sums,
+        bytes: Self::B,
+        x: [Self::X; D],
+    ) -> Self::Sums;
+    /// What [`dot_fields`](Self::dot_fields) of one `D` has added up.
+    unsafe fn fields_sum<const D: usize>(self, sums: Self::Sums) -> Self::I;
+    /// Adds the products of the first `D` ternary digits, at most 5, of fractions of 256 whose top bit
+    /// is flipped.
+    unsafe fn dot_digits<const D: usize>(
+        self,
+        sums: Self::Sums,
+        fractions: Self::B,
+        x: [Self::X; D],
+    ) -> Self::Sums;
+    /// What [`dot_digits`](Self::dot_digits) has added up.
+    unsafe fn digits_sum(self, sums: Self::Sums) -> Self::I;
 
     // Dot products: row r takes bytes 4 r .. 4 r + 4 of a vector against the same 4 activations.
     /// Reads 4 activations.
@@ -160,6 +184,7 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn i_to_f(self, a: Self::I) -> Self::F;
     /// Rounds to the nearest, ties to even; the values fit in `i32`.
     unsafe fn f_to_i(self, a: Self::F) -> Self::I;
+    unsafe fn i_store(self, p: *mut i32, a: Self::I);
     /// Stores the low byte of each lane: 16 bytes. The values fit in `i8`.
     unsafe fn i_store_i8(self, p: *mut i8, a: Self::I);
     /// Sum of the lanes.

@@ -58,6 +58,7 @@ unsafe impl Simd for Portable {
     type Scale24 = [i32; LANES];
     type Sum24 = [i32; LANES];
     type Table = [u8; 16];
+    type Sums = [i32; LANES];
 
     const S8_BIAS: i32 = 0;
     const WIDE: bool = true;
@@ -101,6 +102,44 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     unsafe fn b_digits(self, a: Self::B) -> Self::B {
         bytes!(i => ((u16::from(a[i] ^ 0x80) * 3) >> 8) as u8)
+    }
+    #[inline(always)]
+    unsafe fn sums_zero(self) -> Self::Sums {
+        [0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn dot_fields<const D: usize>(
+        self,
+        mut sums: Self::Sums,
+        bytes: Self::B,
+        x: [Self::X; D],
+    ) -> Self::Sums {
+        let bits = 8 / D;
+        for (n, x) in x.into_iter().enumerate() {
+            sums = self.dot_u(sums, bytes!(i => bytes[i] >> (n * bits) & ((1 << bits) - 1)), x);
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn fields_sum<const D: usize>(self, sums: Self::Sums) -> Self::I {
+        sums
+    }
+    #[inline(always)]
+    unsafe fn dot_digits<const D: usize>(
+        self,
+        mut sums: Self::Sums,
+        mut fractions: Self::B,
+        x: [Self::X; D],
+    ) -> Self::Sums {
+        for x in x {
+            sums = self.dot_u(sums, self.b_digits(fractions), x);
+            fractions = self.b_triple(fractions);
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn digits_sum(self, sums: Self::Sums) -> Self::I {
+        sums
     }
     #[inline(always)]
     unsafe fn x_load(self, p: *const i8) -> Self::X {
@@ -260,6 +299,10 @@ unsafe impl Simd for Portable {
     #[inline(never)]
     unsafe fn f_to_i(self, a: Self::F) -> Self::I {
         lanes!(i => a[i].round_ties_even() as i32)
+    }
+    #[inline(always)]
+    unsafe fn i_store(self, p: *mut i32, a: Self::I) {
+        p.cast::<[i32; LANES]>().write_unaligned(a);
     }
     #[inline(always)]
     unsafe fn i_store_i8(self, p: *mut i8, a: Self::I) {

@@ -55,6 +55,7 @@ pub(crate) unsafe trait Reg: Copy {
     type Scale24: Copy;
     type Sum24: Copy;
     type Table: Copy;
+    type Sums: Copy;
     const BYTES: usize;
     const S8_BIAS: i32;
     const WIDE: bool;
@@ -81,6 +82,19 @@ pub(crate) unsafe trait Reg: Copy {
     /// Sum of the lanes.
     unsafe fn sum32(a: Self::I) -> i32;
 
+    unsafe fn sums_zero() -> Self::Sums;
+    unsafe fn dot_fields<const D: usize>(
+        sums: Self::Sums,
+        bytes: Self::I,
+        x: [Self::X; D],
+    ) -> Self::Sums;
+    unsafe fn fields_sum<const D: usize>(sums: Self::Sums) -> Self::I;
+    unsafe fn dot_digits<const D: usize>(
+        sums: Self::Sums,
+        fractions: Self::I,
+        x: [Self::X; D],
+    ) -> Self::Sums;
+    unsafe fn digits_sum(sums: Self::Sums) -> Self::I;
     unsafe fn x_load(p: *const i8) -> Self::X;
     unsafe fn acc_zero() -> Self::Acc;
     unsafe fn acc_start(start: *const i32) -> Self::Acc;
@@ -179,6 +193,7 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     type Scale24 = [R::Scale24; N];
     type Sum24 = [R::Sum24; N];
     type Table = R::Table;
+    type Sums = [R::Sums; N];
     const S8_BIAS: i32 = R::S8_BIAS;
     const WIDE: bool = R::WIDE;
 
@@ -187,6 +202,8 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
         b_or(a: B, b: B) -> B = or;
         b_triple(a: B) -> B = triple8;
         b_digits(a: B) -> B = digits8;
+        sums_zero() -> Sums = sums_zero;
+        digits_sum(sums: Sums) -> I = digits_sum;
         prep_u(w: B) -> U8 = prep_u;
         acc_zero() -> Acc = acc_zero;
         flush(acc: Acc) -> Acc = flush;
@@ -254,6 +271,28 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
         lift!(r => R::dot_biased(acc[r], w[r], x))
     }
     #[inline(always)]
+    unsafe fn dot_fields<const D: usize>(
+        self,
+        sums: Self::Sums,
+        bytes: Self::B,
+        x: [Self::X; D],
+    ) -> Self::Sums {
+        lift!(r => R::dot_fields::<D>(sums[r], bytes[r], x))
+    }
+    #[inline(always)]
+    unsafe fn fields_sum<const D: usize>(self, sums: Self::Sums) -> Self::I {
+        lift!(r => R::fields_sum::<D>(sums[r]))
+    }
+    #[inline(always)]
+    unsafe fn dot_digits<const D: usize>(
+        self,
+        sums: Self::Sums,
+        fractions: Self::B,
+        x: [Self::X; D],
+    ) -> Self::Sums {
+        lift!(r => R::dot_digits::<D>(sums[r], fractions[r], x))
+    }
+    #[inline(always)]
     unsafe fn b_splat(self, v: u8) -> Self::B {
         [R::splat8(v); N]
     }
@@ -292,6 +331,10 @@ unsafe impl<R: Reg, const N: usize> Simd for Wide<R, N> {
     #[inline(always)]
     unsafe fn i_load_u8(self, p: *const u8) -> Self::I {
         lift!(r => R::widen_u8(p.add(r * R::BYTES / 4)))
+    }
+    #[inline(always)]
+    unsafe fn i_store(self, p: *mut i32, a: Self::I) {
+        self.b_store(p.cast(), a);
     }
     #[inline(always)]
     unsafe fn i_store_i8(self, p: *mut i8, a: Self::I) {
@@ -532,6 +575,64 @@ macro_rules! madd_pairs {
 }
 use madd_pairs;
 
+/// Codes of one or two bits, each shifted down: two sums, so that a product need not wait for the one
+/// before it.
+macro_rules! shifted_fields {
+    () => {
+        type Sums = [Self::Acc; 2];
+
+        #[inline(always)]
+        unsafe fn sums_zero() -> Self::Sums {
+            [Self::acc_zero(); 2]
+        }
+        #[inline(always)]
+        unsafe fn dot_fields<const D: usize>(
+            mut sums: Self::Sums,
+            mut bytes: Self::I,
+            x: [Self::X; D],
+        ) -> Self::Sums {
+            let mask = Self::splat8((1 << (8 / D)) - 1);
+            for (n, x) in x.into_iter().enumerate() {
+                let codes = Self::prep_u(Self::and(bytes, mask));
+                sums[n % 2] = Self::dot_u(sums[n % 2], codes, x);
+                bytes = match D {
+                    8 => Self::shr16::<1>(bytes),
+                    _ => Self::shr16::<2>(bytes),
+                };
+            }
+            sums
+        }
+        #[inline(always)]
+        unsafe fn fields_sum<const D: usize>([even, odd]: Self::Sums) -> Self::I {
+            Self::add32(Self::finish(even, &0), Self::finish(odd, &0))
+        }
+    };
+}
+use shifted_fields;
+
+/// Ternary digits that are found one by one.
+macro_rules! compared_digits {
+    () => {
+        #[inline(always)]
+        unsafe fn dot_digits<const D: usize>(
+            mut sums: Self::Sums,
+            mut fractions: Self::I,
+            x: [Self::X; D],
+        ) -> Self::Sums {
+            for (n, x) in x.into_iter().enumerate() {
+                sums[n % 2] = Self::dot_u(sums[n % 2], Self::digits8(fractions), x);
+                fractions = Self::triple8(fractions);
+            }
+            sums
+        }
+        #[inline(always)]
+        unsafe fn digits_sum(sums: Self::Sums) -> Self::I {
+            Self::fields_sum::<4>(sums)
+        }
+    };
+}
+use compared_digits;
+
 /// Unsigned times signed bytes where pairs of products are summed in `i16` (`pmaddubsw`).
 ///
 /// An accumulator is sixteen-bit sums beside the thirty-two-bit ones that [`Reg::flush`] moves
@@ -608,7 +709,8 @@ use narrow_dot;
 /// Unsigned times signed bytes summed by fours in `i32` (`vpdpbusd`). Sums below 2^24 are floats:
 /// a conversion and a fused multiply-add are cheaper than `vpmulld` and an addition.
 macro_rules! vnni_dot {
-    ($dpbusd:ident $dpwssd:ident $mullo32:ident $xor:ident) => {
+    ($dpbusd:ident $dpwssd:ident $mullo32:ident $xor:ident $sra32:ident) => {
+        type Sums = [Self::I; 4];
         type Scale24 = Self::F;
         type Sum24 = Self::F;
         type Acc = Self::I;
@@ -684,6 +786,57 @@ macro_rules! vnni_dot {
         #[inline(always)]
         unsafe fn prep_biased(w: Self::I) -> Self::S8 {
             w
+        }
+        #[inline(always)]
+        unsafe fn sums_zero() -> Self::Sums {
+            [Self::splat32(0); 4]
+        }
+        /// Codes stay where they are in half a byte: sum i has products of codes times `2^i`.
+        #[inline(always)]
+        unsafe fn dot_fields<const D: usize>(
+            mut sums: Self::Sums,
+            bytes: Self::I,
+            x: [Self::X; D],
+        ) -> Self::Sums {
+            let (bits, mask) = (8 / D, (1 << (8 / D)) - 1);
+            let halves = [bytes, Self::shr16::<4>(bytes)];
+            for (n, x) in x.into_iter().enumerate() {
+                let at = n % (D / 2) * bits;
+                let codes = Self::and(halves[n / (D / 2)], Self::splat8(mask << at));
+                sums[at] = $dpbusd(sums[at], codes, x);
+            }
+            sums
+        }
+        #[inline(always)]
+        unsafe fn fields_sum<const D: usize>(sums: Self::Sums) -> Self::I {
+            let pairs = Self::add32(sums[0], $sra32::<2>(sums[2]));
+            match D {
+                8 => Self::add32(pairs, $sra32::<1>(Self::add32(sums[1], $sra32::<2>(sums[3])))),
+                _ => pairs,
+            }
+        }
+        /// No digit is ever found: of what is left before it, r, and after it, `3 r` modulo 256, it is
+        /// `(3 r - (3 r modulo 256)) / 256`. Two sums are of what is before, two of what is after.
+        #[inline(always)]
+        unsafe fn dot_digits<const D: usize>(
+            mut sums: Self::Sums,
+            fractions: Self::I,
+            x: [Self::X; D],
+        ) -> Self::Sums {
+            let mut left = $xor(fractions, Self::splat8(0x80));
+            for (n, x) in x.into_iter().enumerate() {
+                sums[n % 2] = $dpbusd(sums[n % 2], left, x);
+                left = Self::triple8(left);
+                sums[2 + n % 2] = $dpbusd(sums[2 + n % 2], left, x);
+            }
+            sums
+        }
+        #[inline(always)]
+        unsafe fn digits_sum(sums: Self::Sums) -> Self::I {
+            let before = Self::add32(sums[0], sums[1]);
+            let after = Self::add32(sums[2], sums[3]);
+            let three = Self::add32(before, Self::add32(before, before));
+            $sra32::<8>(Self::sub32(three, after))
         }
         wide_sums!();
     };

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{
-    MAGIC, Reg, THIRDS, common, integer_sums, lift, madd_pairs, narrow_dot, plain_factor, wide_sums,
+    MAGIC, Reg, THIRDS, common, compared_digits, integer_sums, lift, madd_pairs, narrow_dot,
+    plain_factor, shifted_fields, wide_sums,
 };
 
 /// Half to single without F16C, exact for every input, with no denormal operand or result on the
@@ -104,6 +105,8 @@ macro_rules! sse_common {
             let two = _mm_cmpgt_epi8(a, _mm_set1_epi8(THIRDS.1));
             _mm_sub_epi8(_mm_setzero_si128(), _mm_add_epi8(one, two))
         }
+        shifted_fields!();
+
         #[inline(always)]
         unsafe fn shr32<const N: i32>(a: Self::I) -> Self::I {
             _mm_srli_epi32::<N>(a)
@@ -167,6 +170,36 @@ unsafe impl Reg for Sse2 {
     integer_sums!();
     madd_pairs!();
     wide_sums!();
+
+    /// No digit is ever found: with `F(n)` the whole part of `3^n` times the fraction, digit n is
+    /// `F(n + 1) - 3 F(n)`, so that digits times x are `F(n + 1)` times `x(n) - 3 x(n + 1)`. One
+    /// `pmulhuw` makes `F` of eight fractions. (With SSSE3 this is no faster than comparisons.)
+    #[inline(always)]
+    unsafe fn dot_digits<const D: usize>(
+        mut sums: Self::Sums,
+        fractions: Self::I,
+        x: [Self::X; D],
+    ) -> Self::Sums {
+        let bytes = _mm_xor_si128(fractions, _mm_set1_epi8(-128));
+        let (even, odd) = (_mm_slli_epi16::<8>(bytes), _mm_and_si128(bytes, _mm_set1_epi16(-256)));
+        let less_three =
+            |a: __m128i, b: __m128i| _mm_sub_epi16(a, _mm_add_epi16(b, _mm_add_epi16(b, b)));
+        let mut power = 1;
+        for n in 0..D {
+            power *= 3;
+            let mut x_n = x[n];
+            if n + 1 < D {
+                x_n = (less_three(x_n.0, x[n + 1].0), less_three(x_n.1, x[n + 1].1));
+            }
+            let whole = |fractions| _mm_mulhi_epu16(fractions, _mm_set1_epi16(power));
+            sums[n % 2] = Self::dot_s(sums[n % 2], (whole(even), whole(odd)), x_n);
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn digits_sum(sums: Self::Sums) -> Self::I {
+        Self::fields_sum::<4>(sums)
+    }
 
     /// Activations 0 and 2, and 1 and 3, as pairs of `i16`.
     type X = (__m128i, __m128i);
@@ -281,6 +314,7 @@ pub(crate) struct Ssse3;
 unsafe impl Reg for Ssse3 {
     sse_common!();
     narrow_dot!(_mm_maddubs_epi16 _mm_add_epi16);
+    compared_digits!();
 
     type X = __m128i;
     /// The codes' magnitudes beside the codes, whose signs go to the activations.

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    MAGIC, Reg, THIRDS, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot,
-    wide_sums,
+    MAGIC, Reg, THIRDS, common, compared_digits, fused_factor, integer_sums, madd_pairs,
+    narrow_dot, shifted_fields, vnni_dot, wide_sums,
 };
 
 macro_rules! avx2_common {
@@ -114,6 +114,8 @@ pub(crate) struct Avx2;
 unsafe impl Reg for Avx2 {
     avx2_common!();
     narrow_dot!(_mm256_maddubs_epi16 _mm256_add_epi16);
+    shifted_fields!();
+    compared_digits!();
 
     /// The codes' magnitudes beside the codes, whose signs go to the activations.
     type S8 = (__m256i, __m256i);
@@ -152,5 +154,7 @@ pub(crate) struct AvxVnni;
 // SAFETY: each method is one intrinsic of AVX2, FMA, F16C or AVX-VNNI, or a short sequence of them.
 unsafe impl Reg for AvxVnni {
     avx2_common!();
-    vnni_dot!(_mm256_dpbusd_avx_epi32 dpwssd _mm256_mullo_epi32 _mm256_xor_si256);
+    vnni_dot! {
+        _mm256_dpbusd_avx_epi32 dpwssd _mm256_mullo_epi32 _mm256_xor_si256 _mm256_srai_epi32
+    }
 }

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    MAGIC, Reg, THIRDS, common, fused_factor, integer_sums, madd_pairs, narrow_dot, vnni_dot,
-    wide_sums,
+    MAGIC, Reg, THIRDS, common, compared_digits, fused_factor, integer_sums, madd_pairs,
+    narrow_dot, shifted_fields, vnni_dot, wide_sums,
 };
 
 macro_rules! avx512_common {
@@ -111,6 +111,8 @@ pub(crate) struct Avx512;
 unsafe impl Reg for Avx512 {
     avx512_common!();
     narrow_dot!(_mm512_maddubs_epi16 _mm512_add_epi16);
+    shifted_fields!();
+    compared_digits!();
 
     /// The codes' magnitudes beside a mask of the negative ones, whose signs go to the activations.
     type S8 = (__m512i, __mmask64);
@@ -153,5 +155,7 @@ pub(crate) struct Avx512Vnni;
 // SAFETY: each method is one intrinsic of AVX-512 F, BW or VNNI, or a short sequence of them.
 unsafe impl Reg for Avx512Vnni {
     avx512_common!();
-    vnni_dot!(_mm512_dpbusd_epi32 dpwssd _mm512_mullo_epi32 _mm512_xor_si512);
+    vnni_dot! {
+        _mm512_dpbusd_epi32 dpwssd _mm512_mullo_epi32 _mm512_xor_si512 _mm512_srai_epi32
+    }
 }
