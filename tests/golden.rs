@@ -77,6 +77,7 @@ const OWN: &[&str] = &[
     "lfm2_moe",
     "qwen2_moe",
     "glm4_moe",
+    "bitnet_silu",
 ];
 
 /// Of multimodal models.

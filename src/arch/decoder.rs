@@ -246,7 +246,10 @@ fn find(keys: Keys) -> Result<&'static Row> {
     let row = match keys {
         Keys::Json(json) => {
             let name = json.need("model_type", json.str("model_type")?)?;
-            rows::all().find(|row| row.name == name).ok_or_else(|| unknown(name))?
+            let act = json.str("hidden_act")?;
+            let named = || rows::all().filter(|row| row.name == name);
+            let fits = |row: &&'static Row| act.is_none_or(|act| row.act_names.contains(&act));
+            named().find(fits).or_else(|| named().next()).ok_or_else(|| unknown(name))?
         }
         Keys::Gguf { arch, .. } => {
             let experts = keys.count(keys::EXPERTS.key())?.is_some_and(|n| n > 0);

@@ -41,7 +41,10 @@ pub(crate) struct Source<'a> {
 
 /// The architectures that run, by the `model_type` of a config.json.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
-    rows::all().map(|row| row.name)
+    let first = |name| rows::all().find(|row| row.name == name);
+    rows::all()
+        .filter(move |row| first(row.name).is_some_and(|f| std::ptr::eq(f, *row)))
+        .map(|row| row.name)
 }
 
 /// Hugging Face's names of tensors of this `model_type` and GGUF's, without the layers and the

@@ -20,6 +20,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     MIXTRAL,
     BITNET,
+    BITNET_SILU,
     Row {
         name: "ministral3",
         gguf: "mistral3",
@@ -113,8 +114,7 @@ const MIXTRAL: Row = Row {
     ..LLAMA
 };
 
-/// Ternary weights. No converter writes GGUF files of it: those of its publisher have types and an
-/// architecture of their own.
+/// Ternary weights. GGUF files of it have types and an architecture of their publisher's own.
 const BITNET: Row = Row {
     name: "bitnet",
     gguf: "",
@@ -125,4 +125,13 @@ const BITNET: Row = Row {
     eps: 1e-5,
     names: &[("self_attn.attn_sub_norm", "attn_sub_norm"), ("mlp.ffn_sub_norm", "ffn_sub_norm")],
     ..LLAMA
+};
+
+/// The first of them, which llama.cpp's files are of.
+const BITNET_SILU: Row = Row {
+    gguf: "bitnet",
+    gguf_rope: RopeStyle::Halves,
+    act: LLAMA.act,
+    act_names: LLAMA.act_names,
+    ..BITNET
 };
