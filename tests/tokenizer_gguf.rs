@@ -93,6 +93,7 @@ fn pairs(pre: &str, characters: &str, more: &[&str]) -> Tokenizer {
     metadata.set("tokenizer.ggml.tokens", Value::Texts(tokens));
     metadata.set("tokenizer.ggml.token_type", Value::Numbers(kinds));
     metadata.set("tokenizer.ggml.merges", Value::Texts(both(" ")));
+    metadata.set("tokenizer.ggml.bos_token_id", Value::Number(0.0));
     Tokenizer::from_gguf(&metadata).unwrap()
 }
 
@@ -109,4 +110,18 @@ fn the_end_of_a_message_inside_a_turn_is_found_in_plain_text() {
     let tokenizer = pairs("gpt-2", "<>|endrtucal", &["<|end|>", "<|return|>", "<|call|>"]);
     let ids = tokenizer.encode_with("a<|end|><|return|>", PLAIN).unwrap();
     assert_eq!(ids, [10, 156, 14, 6, 55, 8, 88, 37]);
+}
+
+#[test]
+fn numbers_group_from_the_right() {
+    let count = |pre, text| pairs(pre, "0a1", &[]).encode_with(text, PLAIN).unwrap().len();
+    // Of four digits the first is by itself, the next three are a pair and one more.
+    assert_eq!(count("afmoe", "0101"), 3);
+    assert_eq!(count("tiny_aya", "0101"), 3);
+    assert_eq!(count("cohere2moe", "0101"), 3);
+    assert_eq!(count("jais-2", "0101"), 3);
+    assert_eq!(count("chameleon", "0101"), 4);
+    // A word goes on: groups of three from the left.
+    assert_eq!(count("tiny_aya", "0101a"), 4);
+    assert_eq!(count("gpt-2", "0101"), 2);
 }

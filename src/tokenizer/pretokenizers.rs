@@ -4,7 +4,7 @@
 //! where the two differ, the model's own pattern stands here. A name that is not listed is an error:
 //! a wrong split degrades a model without any other sign.
 
-use super::split::{Splitter, Splitters, THOUSANDS};
+use super::split::{GROUPS, GROUPS_BEFORE_BORDER, Splitter, Splitters, THOUSANDS};
 use crate::error::{Result, tokenizer_error};
 
 /// GPT-2's pattern, which the byte-level pre-tokenizer of a tokenizer.json has built in.
@@ -28,6 +28,10 @@ const YOUTU_EAST: &str = r"[\x{AC00}-\x{D7A3}\x{3131}-\x{318E}]+|[！…“”�
 const YOUTU: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// GPT-4o's with Han characters in words of their own.
 const KIMI: &str = r"\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Llama 3's with white space in runs of powers of two.
+const JAIS2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
+/// Han, Kana, Thai, Lao, Khmer, Myanmar and Hangul.
+const ASIAN: &str = r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{F900}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF}\x{FF65}-\x{FF9F}\x{2F00}-\x{2FDF}\x{E40}-\x{E7F}\x{E80}-\x{EFF}\x{1780}-\x{17FF}\x{1000}-\x{109F}\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+";
 const BLOOM: &str = " ?[^(\\s|.,!?…。，、।۔،)]+";
 const KANJI_KANA: &str = r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+";
 /// Everything from the scripts of South and East Asia to the end of Hangul.
@@ -84,6 +88,12 @@ const ROWS: &[Row] = &[
     row(&["viking"], &[BLOOM, r"\p{N}"]),
     Row { ignore_merges: true, add_bos: true, ..row(&["tekken"], &[TEKKEN]) },
     row(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], &[GPT4O]),
+    row(&["tiny_aya", "cohere2moe"], &[GROUPS_BEFORE_BORDER, GPT4O]),
+    row(&["jais-2"], &[JAIS2]),
+    row(&["afmoe"], &[GROUPS, ASIAN, DEEPSEEK3]),
+    Row { add_bos: true, ..row(
+        &["chameleon"],
+        &["<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\t\n]|    |  ", r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2]) },
     row(&["superbpe"], &[r"\p{N}+", THOUSANDS]),
     row(&["bailingmoe", "bailingmoe2", "llada-moe"], &[BAILING]),
     row(&["seed-coder"], &[SEED]),

@@ -12,11 +12,27 @@ const TAIL: &str = r"|\s+(?!\S)|\s+";
 /// Looks ahead as far as digits go at each of them, which is done by hand.
 pub(super) const THOUSANDS: &str = r"(?=(\d{3})+(?!\d))";
 
+/// Groups of three numbers counted from the right, the first perhaps shorter.
+pub(super) const GROUPS: &str = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))";
+
+/// The same of decimal digits, where no word goes on after them.
+pub(super) const GROUPS_BEFORE_BORDER: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
+
+/// White space in runs of powers of two, of which a word that follows keeps a character.
+const HALVING_TAIL: &str = r"|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
+
 /// One step of splitting: the matches and the gaps between them become words.
 pub(super) enum Splitter {
     /// No look-around but [`TAIL`], which is done by hand: backtracking over a long run of spaces
     /// would exceed any limit. Pattern 1 is the white space of the tail.
     Linear(Linear),
+    /// As [`Linear`](Self::Linear), with [`HALVING_TAIL`].
+    Halving(Linear),
+    /// [`GROUPS`], in runs of numbers.
+    Groups(Linear),
+    /// [`GROUPS_BEFORE_BORDER`], in the runs of pattern 1; pattern 0 is a run and the character of a
+    /// word that forbids them.
+    GroupsBeforeBorder(Linear),
     /// Any other pattern.
     Backtracking(Box<Backtracking>),
     /// [`THOUSANDS`]: between groups of three decimal digits, counted from the right.
@@ -62,29 +78,35 @@ impl Pieces {
 impl Splitter {
     /// A splitter for a pattern in the syntax of tokenizer.json.
     pub(super) fn new(pattern: &str) -> Result<Self> {
-        if pattern == THOUSANDS {
-            return Self::thousands();
+        let by_hand = |patterns: &[&str], splitter: fn(Linear) -> Self| {
+            let linear = Linear::new(patterns).ok().flatten().map(splitter);
+            linear.ok_or_else(|| tokenizer_error("no pattern for digits"))
+        };
+        match pattern {
+            THOUSANDS => return by_hand(&[r"\p{Nd}+"], Self::Thousands),
+            GROUPS => return by_hand(&[r"\p{N}+"], Self::Groups),
+            GROUPS_BEFORE_BORDER => {
+                let patterns = [r"\p{Nd}+[\w--\p{Nd}]", r"\p{Nd}+"];
+                return by_hand(&patterns, Self::GroupsBeforeBorder);
+            }
+            _ => {}
         }
         let wrong = |why: String| tokenizer_error(format!("pattern {}: {why}", shown(pattern)));
         if pattern.len() > MAX_PATTERN {
             return Err(wrong(format!("longer than {MAX_PATTERN} bytes")));
         }
-        let main = pattern.strip_suffix(TAIL);
+        let plain = pattern.strip_suffix(TAIL);
+        let main = plain.or_else(|| pattern.strip_suffix(HALVING_TAIL));
+        let splitter = if main == plain { Self::Linear } else { Self::Halving };
         // The linear engine would read a possessive quantifier as two.
         if !has_possessive(pattern) {
             let patterns = [main.unwrap_or(pattern), r"\s+"];
             let count = if main.is_some() { 2 } else { 1 };
             if let Some(linear) = Linear::new(&patterns[..count]).map_err(wrong)? {
-                return Ok(Self::Linear(linear));
+                return Ok(splitter(linear));
             }
         }
         Backtracking::new(pattern).map(|regex| Self::Backtracking(Box::new(regex))).map_err(wrong)
-    }
-
-    /// The splitter of [`THOUSANDS`].
-    fn thousands() -> Result<Self> {
-        let digits = Linear::new(&[r"\p{Nd}+"]).ok().flatten();
-        digits.map(Self::Thousands).ok_or_else(|| tokenizer_error("no pattern for digits"))
     }
 
     /// Calls `found` with the start and end of each match in `text`.
@@ -96,6 +118,18 @@ impl Splitter {
     ) -> Result<()> {
         match self {
             Self::Linear(linear) => linear_matches(linear, text, work, found),
+            Self::Halving(linear) => linear.matches(text, work, |run| match run.pattern {
+                0 => {
+                    found(run.start, run.end);
+                    run.end
+                }
+                _ => halving(text, run, found),
+            }),
+            Self::Groups(runs) => runs.matches(text, work, |run| groups(text, run, found)),
+            Self::GroupsBeforeBorder(runs) => runs.matches(text, work, |run| match run.pattern {
+                0 => last_char(text, run),
+                _ => groups(text, run, found),
+            }),
             Self::Thousands(digits) => digits.matches(text, work, |run| {
                 thousands(text, run, found);
                 run.end
@@ -143,7 +177,7 @@ fn linear_matches(
     let mut last = None;
     linear.matches(text, work, |Found { pattern, start, mut end }| {
         if pattern == 1 && end < text.len() {
-            let space = text[..end].char_indices().next_back().map_or(end, |(space, _)| space);
+            let space = last_char(text, Found { pattern, start, end });
             if space > start {
                 end = space;
             }
@@ -160,6 +194,51 @@ fn linear_matches(
 /// The place after the character at `at`, past the end of `text` at its end.
 pub(super) fn next_char(text: &str, at: usize) -> usize {
     if at < text.len() { text.ceil_char_boundary(at + 1) } else { at + 1 }
+}
+
+/// Calls `found` with the parts of a run of white space, and returns their end: a single character
+/// before a word is left to be found again, since it may be the word's.
+fn halving(text: &str, run: Found, found: &mut impl FnMut(usize, usize)) -> usize {
+    let ends = ends(text, run);
+    let word_follows = run.end < text.len();
+    let (mut done, mut start) = (0, run.start);
+    while done < ends.len() {
+        // What may be taken without its last character, or at the end of the text.
+        let free = ends.len() - done - usize::from(word_follows);
+        let part = [512, 256, 128, 64, 32, 16, 8, 4, 2].into_iter().find(|&n| n <= free);
+        if part.is_none() && word_follows && done > 0 {
+            break;
+        }
+        done += part.unwrap_or(1);
+        found(start, ends[done - 1]);
+        start = ends[done - 1];
+    }
+    start
+}
+
+/// Calls `found` with each group of three of a run of numbers, counted from the right, and returns its
+/// end.
+fn groups(text: &str, run: Found, found: &mut impl FnMut(usize, usize)) -> usize {
+    let ends = ends(text, run);
+    let mut from = run.start;
+    for (i, &to) in ends.iter().enumerate() {
+        if (ends.len() - 1 - i).is_multiple_of(3) {
+            found(from, to);
+            from = to;
+        }
+    }
+    run.end
+}
+
+/// Where each character of a match ends.
+fn ends(text: &str, of: Found) -> Vec<usize> {
+    let chars = text[of.start..of.end].char_indices();
+    chars.map(|(at, c)| of.start + at + c.len_utf8()).collect()
+}
+
+/// Where the last character of a match begins.
+fn last_char(text: &str, of: Found) -> usize {
+    text[..of.end].char_indices().next_back().map_or(of.end, |(at, _)| at)
 }
 
 /// Calls `found` at each digit that begins a group of three.
@@ -229,6 +308,34 @@ mod tests {
         assert_eq!(split("1234567"), ["1", "234", "567"]);
         assert_eq!(split("a123456 12"), ["a", "123", "456 12"]);
         assert_eq!(split(""), Vec::<String>::new());
+    }
+
+    /// Words by a pattern as it is written.
+    fn plain_words(pattern: &str, text: &str) -> Vec<String> {
+        let mut pieces = Pieces::new(text.len());
+        for found in fancy_regex::Regex::new(pattern).unwrap().find_iter(text) {
+            let found = found.unwrap();
+            pieces.add(found.start(), found.end());
+        }
+        let pieces = pieces.finish();
+        pieces.iter().map(|&((from, to), _)| text[from..to].to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_done_by_hand_agrees_with_the_patterns() {
+        let halving =
+            format!(r"[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|\s*[\r\n]+{HALVING_TAIL}");
+        let spaces = |n: usize| format!("a{}b{0}", " ".repeat(n));
+        let digits = |n: usize| format!("{0} {0}x{0}\u{2163} _{0}.{0}\u{b2}", "7".repeat(n));
+        let texts = (0..11).chain([127, 128, 129, 600]).flat_map(|n| [spaces(n), digits(n)]);
+        let more = ["", "\u{661}\u{662}\u{663}\u{664}e", "\u{3000} \n  1", "12\u{301} 1234,5678_9"];
+        for text in texts.chain(more.map(String::from)) {
+            for pattern in [GROUPS, GROUPS_BEFORE_BORDER, &halving] {
+                let fast = Splitter::new(pattern).unwrap();
+                assert!(!matches!(fast, Splitter::Backtracking(_)), "{pattern}");
+                assert_eq!(words(fast, &text), plain_words(pattern, &text), "{pattern} {text:?}");
+            }
+        }
     }
 
     #[test]
