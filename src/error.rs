@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Config,
     /// The tokenizer is missing or cannot be built.
     Tokenizer,
+    /// A chat template is wrong, or refuses the messages.
+    Template,
     /// An argument of the caller is out of range (an empty prompt, a bad token id, a temperature below zero).
     Input,
     /// The context is full: the prompt or the generation does not fit.

@@ -18,6 +18,8 @@
 //! ```
 
 mod arch;
+#[cfg(feature = "chat")]
+pub mod chat;
 mod config;
 #[cfg(feature = "embedded-model")]
 mod embedded;

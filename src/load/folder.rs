@@ -33,6 +33,24 @@ pub(super) struct Folder {
     pub(super) seen: Seen,
 }
 
+/// tokenizer_config.json, with the chat template that newer folders have in a file of its own.
+fn tokenizer_config(dir: &Path) -> Result<Option<Map<String, Value>>> {
+    let config = read_json(&dir.join("tokenizer_config.json"))?;
+    let path = dir.join("chat_template.jinja");
+    match std::fs::read(&path) {
+        Ok(bytes) if bytes.len() <= MAX_JSON => {
+            let template = String::from_utf8(bytes);
+            let template = template.map_err(|e| format_error(e.to_string()).at(&path))?;
+            let mut config = config.unwrap_or_default();
+            config.insert("chat_template".into(), template.into());
+            Ok(Some(config))
+        }
+        Ok(_) => Err(format_error(format!("larger than {MAX_JSON} bytes")).at(&path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(config),
+        Err(error) => Err(Error::io(&path, error)),
+    }
+}
+
 /// The files themselves, those that there are.
 pub(super) struct Parts<'a> {
     pub(super) config: Option<Cow<'a, [u8]>>,
@@ -83,7 +101,7 @@ impl Folder {
                 .exists()
                 .then(|| Bytes::open(&tokenizer, options.mmap))
                 .transpose()?,
-            tokenizer_config: read_json(&dir.join("tokenizer_config.json"))?.map(Value::Object),
+            tokenizer_config: tokenizer_config(dir)?.map(Value::Object),
             seen: Seen::default(),
         };
         if folder.config.is_none() && folder.tokenizer.is_none() {

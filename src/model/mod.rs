@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use goldcrest_kernels::{Format, Isa, Kernels, KvType};
 
+#[cfg(feature = "chat")]
+use crate::chat::ChatTemplate;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result, config_error, input_error, unsupported};
 use crate::load::{Checkpoint, ReadOptions};
@@ -56,12 +58,33 @@ const ISA_VARIABLE: &str = "GOLDCREST_ISA";
 #[derive(Clone)]
 pub struct Model(Arc<Inner>);
 
+/// What chatting needs of a checkpoint.
+#[cfg(feature = "chat")]
+struct Chat {
+    /// Or why there is none.
+    template: Result<ChatTemplate, String>,
+    tokens: serde_json::Map<String, serde_json::Value>,
+}
+
+#[cfg(feature = "chat")]
+impl Chat {
+    fn of(checkpoint: &Checkpoint) -> Self {
+        let template = match ChatTemplate::from_checkpoint(checkpoint) {
+            Ok(template) => template.ok_or_else(|| "the model has no chat template".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        Self { template, tokens: crate::chat::tokens(checkpoint) }
+    }
+}
+
 struct Inner {
     path: PathBuf,
     config: Config,
     graph: Graph,
     tokenizer: Option<Tokenizer>,
     tokenizer_error: Option<String>,
+    #[cfg(feature = "chat")]
+    chat: Chat,
     end_ids: Vec<u32>,
     context: usize,
     kv: KvType,
@@ -138,6 +161,23 @@ impl Model {
             let why = self.0.tokenizer_error.as_deref().unwrap_or("the model has no tokenizer");
             crate::error::tokenizer_error(why).at(&self.0.path)
         })
+    }
+
+    /// The chat template that the model came with.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Template`](crate::ErrorKind::Template) when it has none, or a wrong one.
+    #[cfg(feature = "chat")]
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.0.chat.template.as_ref().map_err(|why| {
+            crate::Error::new(crate::ErrorKind::Template, why.clone()).at(&self.0.path)
+        })
+    }
+
+    /// Gives another template the texts of this model's special tokens.
+    #[cfg(feature = "chat")]
+    pub fn for_chat(&self, template: ChatTemplate) -> ChatTemplate {
+        template.with_tokens(self.0.chat.tokens.clone())
     }
 
     /// The instruction set in use.
@@ -400,6 +440,8 @@ impl Loader {
         let decoder = checkpoint.decoder()?;
         let spec = checkpoint.spec(&decoder)?;
         let config = decoder.config;
+        #[cfg(feature = "chat")]
+        let chat = Chat::of(&checkpoint);
         #[cfg(feature = "gpu")]
         let mut gpu = self.open_gpu()?;
         let ((tokenizer, end_ids), graph, context) = on_threads(threads, || {
@@ -441,6 +483,8 @@ impl Loader {
             graph,
             tokenizer,
             tokenizer_error,
+            #[cfg(feature = "chat")]
+            chat,
             end_ids,
             context,
             kv: self.kv,

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use goldcrest::load::{
-    Checkpoint, GgmlType, GgufEntry, ReadOptions, gguf_padding, write_gguf_header,
+    Checkpoint, GgmlType, GgufEntry, ReadOptions, Value, gguf_padding, write_gguf_header,
 };
 use goldcrest::synthetic::random_rows;
 use goldcrest::{Loader, Model};
@@ -42,6 +42,28 @@ pub fn stories_with(keys: &[(&str, u32)]) -> Vec<u8> {
 /// Says how to load it for contexts of `context` tokens; what it was trained for are 256.
 pub fn long_stories(context: u32) -> Loader {
     Model::from_bytes("long stories", stories_with(&[("llama.context_length", context)]))
+}
+
+/// The model of the repository with a chat template.
+pub fn stories_that_chat(template: &str) -> Vec<u8> {
+    let file = Checkpoint::open(stories(), &ReadOptions::default()).unwrap();
+    let mut metadata = file.metadata().clone();
+    let template = Value::String(template.into());
+    metadata.insert("tokenizer.chat_template", template).unwrap();
+    let entry = |tensor: &goldcrest::load::Tensor| GgufEntry {
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        ty: tensor.ty,
+        bytes: file.data(tensor).len() as u64,
+    };
+    let entries: Vec<_> = file.tensors().iter().map(entry).collect();
+    let mut out = Vec::new();
+    write_gguf_header(&mut out, &metadata, &entries).unwrap();
+    for (tensor, entry) in file.tensors().iter().zip(&entries) {
+        out.extend_from_slice(file.data(tensor));
+        out.extend(gguf_padding(entry.bytes));
+    }
+    out
 }
 
 /// The model of the repository with its weights as floats: what Q8_0 makes of them, exactly.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use goldcrest::chat::Message;
 use goldcrest::{Format, GenerationParams, Isa, KvType, Loader, Model, SamplingParams};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -13,6 +14,7 @@ use crate::bench::BenchArgs;
 use crate::device::DeviceArgs;
 use crate::failure::Failure;
 use crate::kernels::KernelsArgs;
+use crate::template::TemplateArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,6 +36,7 @@ Examples:
   goldcrest run -m model.gguf -p \"Once upon a time\" -n 100
   goldcrest run -m model.gguf -p \"The capital of France is\" -n 20 --temp 0
   echo \"Dear diary,\" | goldcrest run -m model.gguf -n 200 --seed 7
+  goldcrest run -m model.gguf --chat -p \"Why is the sky blue?\"
   goldcrest run -m hf-folder/ -p \"Hello\" --quant q4_0 --json
 
 Standard output gets the continuation alone (with --echo the prompt before it) and a line break
@@ -58,6 +61,8 @@ pub(crate) enum Command {
     Pack(PackArgs),
     /// Show what a model file holds: metadata, tensors, memory needed
     Inspect(InspectArgs),
+    /// Print the prompt that a chat template makes of messages, and nothing else
+    Template(TemplateArgs),
     /// Show the tokens of a text
     Tokenize(TokenizeArgs),
     /// Write the logits after every token of a text to a safetensors file
@@ -102,12 +107,42 @@ pub(crate) struct RunArgs {
     pub(crate) max_tokens: Limit,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    /// Ask the prompt as a question, in the model's chat template
+    #[arg(long, help_heading = "Chat", conflicts_with = "echo")]
+    pub(crate) chat: bool,
+    #[command(flatten)]
+    pub(crate) template: ChatArgs,
     /// Print the prompt before its continuation
     #[arg(long, conflicts_with = "json", help_heading = "Output")]
     pub(crate) echo: bool,
     /// Print one JSON object per line: each token, then the statistics
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
+}
+
+/// How questions become prompts.
+#[derive(Args)]
+#[command(next_help_heading = "Chat")]
+pub(crate) struct ChatArgs {
+    /// Instructions before the first question
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// A file with a chat template, or the name of a common one (chatml, llama3, gemma, mistral-v3, phi4,
+    /// zephyr, vicuna), instead of the model's own
+    #[arg(long = "chat-template", value_name = "FILE|NAME")]
+    pub(crate) template: Option<String>,
+}
+
+impl ChatArgs {
+    /// Whether any of it is given.
+    pub(crate) fn given(&self) -> bool {
+        self.system.is_some() || self.template.is_some()
+    }
+
+    /// The messages that a conversation begins with.
+    pub(crate) fn begun(&self) -> Vec<Message> {
+        self.system.iter().map(Message::system).collect()
+    }
 }
 
 /// The prompt, in one of three ways.

@@ -16,6 +16,7 @@ mod pack;
 mod prompt;
 mod run;
 mod stats;
+mod template;
 mod tokenize;
 
 use std::io::Write;
@@ -38,6 +39,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(args),
         Command::Pack(args) => pack::pack(args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Template(args) => template::template(&args),
         Command::Tokenize(args) => tokenize::tokenize(&args),
         Command::Logits(args) => logits::logits(&args),
         Command::Bench(args) => bench::bench(&args),

@@ -2,6 +2,7 @@
 
 use std::io::{self, StdoutLock, Write};
 
+use goldcrest::chat::{ChatInput, Message};
 use goldcrest::{ErrorKind, Token};
 use serde::Serialize;
 use serde_json::json;
@@ -9,9 +10,13 @@ use serde_json::json;
 use crate::args::RunArgs;
 use crate::failure::Failure;
 use crate::stats::{RunStats, reason_name};
+use crate::template::of_model;
 
 pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
-    let RunArgs { model, prompt, max_tokens, sampling, echo, json } = args;
+    let RunArgs { model, prompt, max_tokens, sampling, chat, template, echo, json } = args;
+    if !chat && template.given() {
+        return Err(Failure::usage("--system and --chat-template are for --chat"));
+    }
     // All that can be wrong with the arguments alone is said before the model is loaded.
     let params = sampling.into_params(max_tokens);
     params.validate().map_err(Failure::of_arguments)?;
@@ -20,7 +25,16 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     let prompt = prompt.read()?;
 
     let (model, load_time) = model.load()?;
-    let ids = model.tokenizer()?.encode(&prompt).map_err(Failure::of_arguments)?;
+    let tokenizer = model.tokenizer()?;
+    let ids = if chat {
+        let mut messages = template.begun();
+        messages.push(Message::user(&prompt));
+        let template = of_model(&model, template.template.as_deref())?;
+        template.encode(tokenizer, &ChatInput::new(messages))
+    } else {
+        tokenizer.encode(&prompt)
+    };
+    let ids = ids.map_err(Failure::of_arguments)?;
     let mut session = model.session().map_err(Failure::of_arguments)?;
     session.push(&ids).map_err(Failure::of_arguments)?;
 
@@ -43,6 +57,10 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     let seed = random.then_some(generator.seed());
     let stats = RunStats::new(&model, load_time.as_secs_f64(), session.stats(), seed);
     out.finish(&stats, reason)?;
+    if !chat && !json && model.chat_template().is_ok() {
+        let hint = "hint    the model has a chat template: --chat asks the prompt as a question\n";
+        let _ = io::stderr().lock().write_all(hint.as_bytes());
+    }
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
