@@ -1,4 +1,5 @@
-//! Real models against llama.cpp: perplexity on the same text, by the rule of the oracle.
+//! Real models: perplexity beside llama.cpp's on the same text, by the rule of the oracle, and a
+//! conversation.
 //!
 //! `.ci/run real_models` fetches the files and runs these tests; by hand:
 //! `GOLDCREST_REAL_MODELS=DIR cargo test --release --test real_models -- --ignored --nocapture`
@@ -78,6 +79,31 @@ fn has_llama_cpps_perplexity(file: &str) {
 #[ignore = "needs model files: .ci/run real_models"]
 fn qwen2_5_coder_0_5b() {
     has_llama_cpps_perplexity("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf");
+}
+
+/// With the model's own template, and what was said before.
+#[cfg(feature = "chat")]
+#[test]
+#[ignore = "needs model files: .ci/run real_models"]
+fn qwen_holds_a_conversation_of_two_turns() {
+    use goldcrest::GenerationParams;
+    use goldcrest::chat::{Chat, ChatEvent, Message};
+
+    let model = Model::open(path("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")).unwrap();
+    let mut chat = Chat::new(model.session().unwrap(), model.chat_template().unwrap().clone());
+    let mut ask = |question: &str| {
+        chat.push(Message::user(question));
+        let answer = chat.answer(GenerationParams::greedy().max_tokens(64)).unwrap();
+        answer.fold(String::new(), |text, event| match event.unwrap() {
+            ChatEvent::Text(piece) => text + &piece,
+            _ => text,
+        })
+    };
+    let hello = ask("My name is Ann. Say hello.");
+    let name = ask("What is my name?");
+    eprintln!("{hello}\n{name}");
+    assert!(hello.to_lowercase().contains("hello"), "{hello}");
+    assert!(name.contains("Ann"), "{name}");
 }
 
 #[test]

@@ -127,6 +127,15 @@ impl ChatTemplate {
     /// # Errors
     /// As [`render`](Self::render) and [`Tokenizer::encode_with`].
     pub fn encode(&self, tokenizer: &Tokenizer, input: &ChatInput) -> Result<Vec<u32>> {
+        self.prompt(tokenizer, input).map(|(_, ids)| ids)
+    }
+
+    /// The prompt as text and as tokens.
+    pub(super) fn prompt(
+        &self,
+        tokenizer: &Tokenizer,
+        input: &ChatInput,
+    ) -> Result<(String, Vec<u32>)> {
         let system = input.messages.iter().any(|message| message.role() == "system");
         let prompt = if system && !self.takes_system() {
             self.render(&input.clone().system_folded())?
@@ -140,7 +149,7 @@ impl ChatTemplate {
         if let Some(first) = first.filter(|first| ids.first() != Some(first)) {
             ids.insert(0, first);
         }
-        Ok(ids)
+        Ok((prompt, ids))
     }
 }
 

@@ -11,6 +11,7 @@ use goldcrest::{Format, GenerationParams, Isa, KvType, Loader, Model, SamplingPa
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::bench::BenchArgs;
+use crate::chat::ChatCommand;
 use crate::device::DeviceArgs;
 use crate::failure::Failure;
 use crate::kernels::KernelsArgs;
@@ -57,6 +58,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Continue a prompt: stream text to standard output
     Run(RunArgs),
+    /// Talk with a model, in the terminal or through a pipe
+    Chat(ChatCommand),
     /// Write a file that is mapped and run as it lies, without packing its weights at each load
     Pack(PackArgs),
     /// Show what a model file holds: metadata, tensors, memory needed
@@ -231,7 +234,7 @@ impl From<Limit> for Option<usize> {
 }
 
 /// As llama.cpp's limits, where -1 is the context.
-fn limit(text: &str) -> Result<Limit, String> {
+pub(crate) fn limit(text: &str) -> Result<Limit, String> {
     match text {
         "-1" => Ok(Limit(None)),
         _ => text.parse().map(|n| Limit(Some(n))).map_err(|_| "not a number from -1 on".into()),
@@ -414,6 +417,14 @@ impl ModelArgs {
     #[cfg(not(feature = "embedded-model"))]
     fn source(&self) -> Loader {
         Model::loader(&self.path)
+    }
+
+    /// Whether it is the model in the program.
+    pub(crate) fn is_embedded(&self) -> bool {
+        #[cfg(feature = "embedded-model")]
+        return self.path.is_none();
+        #[cfg(not(feature = "embedded-model"))]
+        false
     }
 
     /// Loads the model, with a progress bar where standard error is a terminal, and says how long

@@ -6,6 +6,7 @@
 mod args;
 mod bandwidth;
 mod bench;
+mod chat;
 mod device;
 mod failure;
 mod inspect;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Chat(args) => chat::chat(args),
         Command::Pack(args) => pack::pack(args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Template(args) => template::template(&args),
