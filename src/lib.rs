@@ -39,7 +39,7 @@ pub use config::{Config, Experts, Rope, RopeScaling, RopeStyle};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "gpu")]
 pub use goldcrest_gpu::{
-    Bandwidth as GpuBandwidth, DeviceInfo as GpuDevice, DeviceKind as GpuKind,
+    Bandwidth as GpuBandwidth, DeviceInfo as GpuDevice, DeviceKind as GpuKind, Timing as GpuTiming,
     devices as gpu_devices,
 };
 pub use goldcrest_kernels::{Format, Isa, KvType};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result, input_error};
-use crate::model::{BATCH, Model, Run, Seat};
+use crate::model::{Model, Run, Seat};
 use crate::sample::setters;
 pub use cancel::CancelToken;
 use generation::Generation;
@@ -78,7 +78,7 @@ impl Session {
             )));
         }
         let run = Run {
-            ids: Vec::with_capacity(BATCH.min(context)),
+            ids: Vec::with_capacity(model.batch().min(context)),
             state: model.state(context)?,
             logits: vec![0.0; model.config().vocab_size()],
             ..Run::default()
@@ -156,7 +156,7 @@ impl Session {
         let start = Instant::now();
         let from = self.covered();
         let mut result = Ok(());
-        for piece in ids.chunks(BATCH) {
+        for piece in ids.chunks(self.model.batch()) {
             result = result.and_then(|()| self.pass(piece.len(), piece.len(), cancel));
             let logits = std::mem::take(&mut self.run.logits);
             if all.is_empty() { all = logits } else { all.extend(logits) }
@@ -264,8 +264,8 @@ impl Session {
             self.go_back(self.ids.len() - 1);
         }
         while self.covered() < self.ids.len() {
-            let rest = self.ids.len() - self.covered();
-            self.pass(rest.min(BATCH), usize::from(rest <= BATCH), cancel)?;
+            let (rest, batch) = (self.ids.len() - self.covered(), self.model.batch());
+            self.pass(rest.min(batch), usize::from(rest <= batch), cancel)?;
         }
         Ok(())
     }

@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::pipelines::Pipelines;
+use crate::profile::Profile;
 
-/// Bytes of shared memory of a tile by cooperative matrices.
-const MATRIX_MEMORY: u32 = 2 * 1152 * 8 + 4096 * 4;
+/// Bytes of shared memory of a tile by cooperative matrices, and its threads: of 64 rows and columns, and
+/// of 128.
+const TILE_64: (u32, u32) = (2 * 64 * 18 * 8 + 4 * 256 * 4, 128);
+const TILE_128: (u32, u32) = (2 * 128 * 18 * 8 + 8 * 256 * 4, 256);
 
 /// What sort of device it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +60,23 @@ pub struct DeviceInfo {
     pub max_binding: u64,
     /// Bytes of shared memory of a workgroup.
     pub shared_memory: u32,
+    /// Threads of a workgroup at most.
+    pub threads: u32,
     /// Threads of a subgroup.
     pub subgroup: [u32; 2],
     /// Half floats in kernels.
     pub half: bool,
+    /// A clock that says how long steps take.
+    pub clock: bool,
     /// Cooperative matrices of half floats, 16 by 16, with sums in single precision.
     pub matrices: bool,
+}
+
+impl DeviceInfo {
+    /// Whether tiles of 128 rows and columns run there.
+    pub(crate) fn has_large_tiles(&self) -> bool {
+        self.shared_memory >= TILE_128.0 && self.threads >= TILE_128.1
+    }
 }
 
 /// All devices of all drivers.
@@ -102,8 +116,10 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> DeviceInfo {
         max_buffer: limits.max_buffer_size,
         max_binding: limits.max_storage_buffer_binding_size,
         shared_memory: limits.max_compute_workgroup_storage_size,
+        threads: limits.max_compute_invocations_per_workgroup,
         subgroup: [info.subgroup_min_size, info.subgroup_max_size],
         half: adapter.features().contains(wgpu::Features::SHADER_F16),
+        clock: adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY),
         matrices: has_matrices(adapter, &limits),
     }
 }
@@ -119,7 +135,7 @@ fn has_matrices(adapter: &wgpu::Adapter, limits: &wgpu::Limits) -> bool {
     };
     adapter.features().contains(wanted)
         && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
-        && limits.max_compute_workgroup_storage_size >= MATRIX_MEMORY
+        && limits.max_compute_workgroup_storage_size >= TILE_64.0
         && adapter.cooperative_matrix_properties().iter().any(of_halves)
 }
 
@@ -134,6 +150,7 @@ struct Inner {
     pipelines: Pipelines,
     /// The first thing that went wrong since somebody asked.
     fault: Arc<Mutex<Option<Error>>>,
+    profile: Mutex<Option<Profile>>,
 }
 
 impl Device {
@@ -187,7 +204,8 @@ impl Device {
                 note(&own, Error::Lost(message));
             }
         });
-        Ok(Self(Arc::new(Inner { info, device, queue, pipelines: Pipelines::default(), fault })))
+        let (pipelines, profile) = (Pipelines::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { info, device, queue, pipelines, fault, profile })))
     }
 
     /// What it is.
@@ -205,6 +223,10 @@ impl Device {
 
     pub(crate) fn pipelines(&self) -> &Pipelines {
         &self.0.pipelines
+    }
+
+    pub(crate) fn being_timed(&self) -> &Mutex<Option<Profile>> {
+        &self.0.profile
     }
 
     /// Whether products of many rows are made by cooperative matrices.
@@ -227,11 +249,12 @@ impl Device {
     }
 }
 
-/// What a device is opened with: half floats and cooperative matrices, where it has them.
+/// What a device is opened with: half floats, a clock and cooperative matrices, where it has them.
 #[expect(unsafe_code, reason = "cooperative matrices are experimental in wgpu")]
 fn features(info: &DeviceInfo) -> (wgpu::Features, wgpu::ExperimentalFeatures) {
     let mut features = wgpu::Features::empty();
     features.set(wgpu::Features::SHADER_F16, info.half);
+    features.set(wgpu::Features::TIMESTAMP_QUERY, info.clock);
     if !info.matrices {
         return (features, wgpu::ExperimentalFeatures::disabled());
     }

@@ -3,14 +3,16 @@
 use crate::cache::{CacheLayout, KvFormat};
 use crate::error::Result;
 use crate::memory::Floats;
-use crate::plan::{Binding, Builder, Class, Grid};
+use crate::plan::{Binding, Builder, Class, Grid, Tiles};
 use crate::product::NONE;
-use crate::shaders::{ATTEND, ATTEND_ONE, ATTENTION, MERGE, Names, STORE};
+use crate::shaders::{ATTEND, ATTEND_MATRIX, ATTEND_ONE, ATTENTION, MERGE, Names, STORE};
 
 /// Threads of a workgroup.
 const THREADS: usize = 128;
 /// Numbers of queries that a workgroup keeps.
 const QUERIES: usize = 2048;
+/// Pairs that a thread of a lone row's attention asks for before it waits.
+const AT_ONCE: usize = 4;
 /// Positions that are scored at a time for a lone row.
 const ONE_TILE: usize = 64;
 
@@ -116,6 +118,13 @@ impl Attention<'_> {
     }
 }
 
+/// What a workgroup that attends by cooperative matrices keeps: vectors of four half floats of queries and
+/// of keys or values, scores, and vectors of shares.
+fn matrix_rooms(head_dim: usize, subgroups: usize) -> [usize; 4] {
+    let stride = head_dim / 4 + 2;
+    [16 * subgroups * stride, 32 * stride, 512 * subgroups, 160 * subgroups]
+}
+
 impl Builder<'_> {
     /// Adds attention. In a plan of single rows one kernel makes queries, keys and values ready and
     /// attends; in others a kernel before it does.
@@ -144,9 +153,47 @@ impl Builder<'_> {
     /// Many rows: a workgroup has R queries, of whichever rows.
     fn attend(&mut self, attention: &Attention<'_>) -> Result<()> {
         let d = attention.cache.head_dim;
+        if let Some(subgroups) = self.subgroups_of_matrices(attention.cache) {
+            return self.attend_by_matrices(attention, subgroups);
+        }
         let r = (QUERIES / d).clamp(1, 16);
         let names = attention.names(THREADS, r, 8).set("SCORES", 32 * r).set("QN", r.div_ceil(4));
         self.attend_with(attention, (&[ATTENTION, ATTEND], names), r, r)
+    }
+
+    /// Subgroups of a workgroup that attends by cooperative matrices, where it can: of half floats, of
+    /// heads that are whole matrices wide, and as shared memory allows.
+    fn subgroups_of_matrices(&self, cache: CacheLayout) -> Option<usize> {
+        let halves = cache.format == KvFormat::F16 && cache.head_dim.is_multiple_of(16);
+        let fits = |subgroups: &usize| {
+            let [queries, others, scores, shares] = matrix_rooms(cache.head_dim, *subgroups);
+            let bytes = 8 * (queries + others + shares) + 4 * scores + 128 * subgroups;
+            bytes <= self.device.info().shared_memory as usize
+        };
+        let usable = halves && self.tiles != Tiles::Single;
+        [4, 2].into_iter().filter(|_| usable).find(fits)
+    }
+
+    fn attend_by_matrices(&mut self, attention: &Attention<'_>, subgroups: usize) -> Result<()> {
+        let d = attention.cache.head_dim;
+        let [queries, others, scores, shares] = matrix_rooms(d, subgroups);
+        let names = attention
+            .names(32 * subgroups, 1, 8)
+            .set("SUBGROUPS", subgroups)
+            .set("TILES", d / 16)
+            .set("QUERY_ROOM", queries)
+            .set("OTHER_ROOM", others)
+            .set("SCORES", scores)
+            .set("SHARES", shares)
+            .flag("PLAIN", self.tiles == Tiles::MatricesInLoops);
+        let head = match self.tiles {
+            Tiles::Matrices => "enable f16;\nenable wgpu_cooperative_matrix;\n",
+            _ => "enable f16;\n",
+        };
+        let (kv_heads, group) = (attention.cache.heads, attention.heads / attention.cache.heads);
+        let r = 16 * subgroups as u32;
+        let grid = Grid::Attend { kv_heads: kv_heads as u32, group: group as u32, r };
+        self.attention_step(attention, (&[head, ATTENTION, ATTEND_MATRIX], &names), grid)
     }
 
     /// Single rows: R of the queries that share keys, and a chunk of the positions.
@@ -156,6 +203,7 @@ impl Builder<'_> {
         let names = attention
             .names(THREADS, r + 2, 8)
             .set("SHARE", THREADS / r)
+            .set("U", AT_ONCE)
             .set("SCORES", 2 * ONE_TILE * r);
         self.attend_with(attention, (&[ATTENTION, ATTEND_ONE], names), r, THREADS)
     }
@@ -201,6 +249,12 @@ impl Builder<'_> {
             Binding::write(5, &attention.partials.buffer),
         ];
         let work = (attention.heads * attention.cache.head_dim) as u64;
-        self.step(kernel, &attention.words(), &bindings, (grid, Some(attention.kept), work))
+        let name = match grid {
+            Grid::Store { .. } => "keys and values",
+            Grid::Merge { .. } => "attention, chunks",
+            _ => "attention",
+        };
+        let of = (name.to_owned(), grid, Some(attention.kept), work);
+        self.step(kernel, &attention.words(), &bindings, of)
     }
 }

@@ -47,7 +47,8 @@ impl Bandwidth {
         let count = crate::Count::Pass;
         let grid = Grid::Rows { x: GROUPS, per: 1, times: 1, count };
         for _ in 0..READS {
-            builder.step((&[BANDWIDTH], &Names::default()), &words, &bindings, (grid, None, 0))?;
+            let of = ("a read".to_owned(), grid, None, 0);
+            builder.step((&[BANDWIDTH], &Names::default()), &words, &bindings, of)?;
         }
         let plan = builder.finish()?;
         Ok(Self { device: device.clone(), io, plan, out, bytes })

@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::memory::{Floats, Matrix, bytes_of};
 use crate::pipelines::Use;
 use crate::plan::{Binding, Builder, Count, Grid};
-use crate::product::{Head, NONE, act_code, formats, part_words, threads};
-use crate::shaders::{ACTIVATIONS, CHOOSE, MATVEC, NUMBERS, Names, PRODUCT};
+use crate::product::{Formats, Head, NONE, act_code, part_words, threads};
+use crate::shaders::{ACTIVATIONS, CHOOSE, Codes, MATVEC, NUMBERS, Names, PRODUCT};
 
 /// What becomes of an expert's gate and up.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -100,7 +100,12 @@ impl Builder<'_> {
             Binding::write(3, &choose.choices.buffer),
         ];
         let grid = Grid::RowsAlongX { count: Count::Pass };
-        self.step((&[CHOOSE], &names), &words, &bindings, (grid, None, choose.count as u64))
+        self.step(
+            (&[CHOOSE], &names),
+            &words,
+            &bindings,
+            ("choice of experts".to_owned(), grid, None, choose.count as u64),
+        )
     }
 
     /// Adds the experts' two products.
@@ -134,6 +139,8 @@ impl Builder<'_> {
         let names = Names::default()
             .set("M", 1)
             .set("THREADS", threads)
+            .set("LANES", threads)
+            .set("BLOCKS", k.div_ceil(32))
             .set("SLOTS", threads / 4)
             .set("SUMS", threads * matrices.len())
             .set("ROW", 1)
@@ -142,7 +149,9 @@ impl Builder<'_> {
             .flag("EXPERT_DOWN", !up)
             .flag("ADD", !up && experts.adds)
             .flag("CLAMPED", matches!(experts.gating, Gating::Clamped(_)));
-        let (formats, decoders, names) = formats(matrices, &names);
+        let formats = Formats::of(matrices);
+        let names = formats.dots(&names, Codes::Numbers);
+        let decoders = formats.decoders(Codes::Numbers);
         let (act, limit) = match experts.gating {
             Gating::By(act) => (act_code(Some(act)), 0.0),
             Gating::Clamped(limit) => (act_code(None), limit),
@@ -181,6 +190,7 @@ impl Builder<'_> {
         let grid = Grid::Rows { x, per: 1, times, count: Count::Pass };
         let work = (matrices[0].rows * k * experts.used * matrices.len()) as u64;
         let text = [PRODUCT, ACTIVATIONS, NUMBERS, &decoders, MATVEC];
-        self.step((&text, &names), &words, &bindings, (grid, None, work))
+        let name = format!("experts, {} {} x {k}", matrices[0].format, matrices[0].rows);
+        self.step((&text, &names), &words, &bindings, (name, grid, None, work))
     }
 }

@@ -18,6 +18,8 @@ mod norm;
 mod pipelines;
 mod plan;
 mod product;
+mod profile;
+mod quantise;
 mod run;
 mod shaders;
 
@@ -31,6 +33,7 @@ pub use memory::{Floats, Matrix, Vectors, Weights};
 pub use norm::{Norm, NormStep};
 pub use plan::{Builder, Class, Count, Plan, Tiles};
 pub use product::{Kind, Part, Pending, Product};
+pub use profile::Timing;
 pub use run::{Io, Pass, RunAt};
 pub use shaders::supports;
 
@@ -42,5 +45,5 @@ pub const fn partials(heads: usize, head_dim: usize) -> usize {
 /// Experts of a layer at most: what a workgroup keeps of each in shared memory.
 pub const EXPERTS: usize = 512;
 
-/// Rows of a pass at most.
-pub const ROWS: usize = 256;
+/// Rows of a pass at most: pieces of prompts, and single rows of other texts beside them.
+pub const ROWS: usize = 576;

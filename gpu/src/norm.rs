@@ -76,6 +76,11 @@ impl Builder<'_> {
         }
         let count = if step.picked { Count::Wanted } else { Count::Pass };
         let grid = Grid::RowsAlongX { count };
-        self.step((&[NORM], &names), &words, &bindings, (grid, None, step.k as u64))
+        self.step(
+            (&[NORM], &names),
+            &words,
+            &bindings,
+            ("norm".to_owned(), grid, None, step.k as u64),
+        )
     }
 }

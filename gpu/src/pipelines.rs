@@ -29,8 +29,13 @@ impl Pipelines {
         text: String,
         groups: &[Layout],
     ) -> wgpu::ComputePipeline {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.entry(text).or_insert_with_key(|text| make(device, text, groups)).clone()
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = known().get(&text) {
+            return there.clone();
+        }
+        // Not under the lock: drivers take seconds for some, and several threads can wait for them.
+        let made = make(device, &text, groups);
+        known().entry(text).or_insert(made).clone()
     }
 }
 

@@ -63,10 +63,14 @@ pub(crate) struct Step {
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) bindings: wgpu::BindGroup,
     pub(crate) grid: Grid,
+    /// The step that takes its place in passes of more rows than so many.
+    pub(crate) above: Option<(usize, Box<Step>)>,
     /// Which keys and values.
     pub(crate) kept: Option<usize>,
     /// Multiplications for each row.
     pub(crate) work: u64,
+    /// What it does.
+    pub(crate) name: String,
 }
 
 /// Dispatches that follow one another.
@@ -151,13 +155,22 @@ impl<'d> Builder<'d> {
         Ok(self.plan)
     }
 
+    /// Makes the last step the form of the one before it for passes of more than so many rows.
+    pub(crate) fn join(&mut self, rows: usize) {
+        let steps = &mut self.plan.steps;
+        let large = steps.pop();
+        if let (Some(large), Some(small)) = (large, steps.last_mut()) {
+            small.above = Some((rows, Box::new(large)));
+        }
+    }
+
     /// Adds a dispatch of the kernel `text`, whose first binding is `params`.
     pub(crate) fn step(
         &mut self,
         (text, names): (&[&str], &Names),
         params: &[u32],
         bindings: &[Binding<'_>],
-        (grid, kept, work): (Grid, Option<usize>, u64),
+        (name, grid, kept, work): (String, Grid, Option<usize>, u64),
     ) -> Result<()> {
         let text: String = text.iter().map(|part| names.expand(part)).collect();
         let mut layout: Layout = vec![(0, Use::Uniform)];
@@ -180,7 +193,7 @@ impl<'d> Builder<'d> {
             entries: &entries,
         });
         self.device.check()?;
-        self.plan.steps.push(Step { pipeline, bindings, grid, kept, work });
+        self.plan.steps.push(Step { pipeline, bindings, grid, above: None, kept, work, name });
         Ok(())
     }
 }

@@ -7,9 +7,14 @@ use crate::memory::{Floats, Matrix};
 use crate::norm::Norm;
 use crate::pipelines::Use;
 use crate::plan::{Binding, Builder, Class, Count, Grid, Tiles};
+use crate::quantise::Row;
+use crate::run::Io;
 use crate::shaders::{
-    ACTIVATIONS, DOT, MATVEC, NUMBERS, Names, PRODUCT, TILE, TILE_MATRIX, decoder,
+    ACTIVATIONS, Codes, MATVEC, NUMBERS, Names, PRODUCT, QUANTISE, TILE, TILE_MATRIX, decoder, dot,
 };
+
+/// Panels from which on a workgroup of few rows has two.
+const MANY_PANELS: usize = 256;
 
 /// In the place of an offset: there is none.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -110,47 +115,65 @@ pub(crate) fn threads(k: usize) -> usize {
     }
 }
 
-/// The parts of a kernel that depend on formats.
-pub(crate) fn formats(matrices: &[&Matrix], names: &Names) -> (Vec<Format>, String, Names) {
-    let mut all: Vec<Format> = Vec::new();
-    for matrix in matrices {
-        if !all.contains(&matrix.format) {
-            all.push(matrix.format);
+/// The formats of a product's matrices, each once.
+pub(crate) struct Formats(Vec<Format>);
+
+impl Formats {
+    pub(crate) fn of(matrices: &[&Matrix]) -> Self {
+        let mut all: Vec<Format> = Vec::new();
+        for matrix in matrices {
+            if !all.contains(&matrix.format) {
+                all.push(matrix.format);
+            }
         }
+        Self(all)
     }
-    let suffix = |i: usize| ["A", "B", "C"][i];
-    let decoders = all.iter().enumerate().map(|(i, &format)| decoder(format, suffix(i))).collect();
-    let dots = (0..all.len()).map(|i| names.clone().set("F", suffix(i)).expand(DOT));
-    let dots: String = dots.collect();
-    let pick = |call: &dyn Fn(&str) -> String| {
-        let cases = (0..all.len()).map(|i| format!("case {i}u: {{ {} }}", call(suffix(i))));
-        format!("switch format {{ {} default: {{}} }}", cases.collect::<Vec<_>>().join(" "))
-    };
-    let choose = match all.len() {
-        1 => "own = dot_A(panel, q, slot, first);".to_owned(),
-        _ => pick(&|f| format!("own = dot_{f}(panel, q, slot, first);")),
-    };
-    let decode = match all.len() {
-        1 => "return scaled(pair_A(panel, q, b, j), scales_A(panel, q, b));".to_owned(),
-        _ => {
-            let choose = pick(&|f| {
-                format!("return scaled(pair_{f}(panel, q, b, j), scales_{f}(panel, q, b));")
-            });
-            let zero = "mat4x4(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0))";
-            format!("{choose} return Decoded({zero}, {zero});")
+
+    fn each(&self) -> impl Iterator<Item = (Format, &'static str)> {
+        self.0.iter().copied().zip(["A", "B", "C"])
+    }
+
+    /// What decodes them.
+    pub(crate) fn decoders(&self, codes: Codes) -> String {
+        self.each().map(|(format, suffix)| decoder(format, suffix, codes)).collect()
+    }
+
+    /// Statements, one of which is run by the number of a format; `other` follows where none was.
+    fn pick(&self, statement: impl Fn(&str) -> String, other: &str) -> String {
+        if self.0.len() == 1 {
+            return statement("A");
         }
-    };
-    let names = names.clone().set("DOTS", dots).set("CHOOSE", choose).set("DECODE", decode);
-    (all, decoders, names)
+        let cases = self.each().enumerate();
+        let cases = cases.map(|(i, (_, f))| format!("case {i}u: {{ {} }}", statement(f)));
+        let cases: Vec<_> = cases.collect();
+        format!("switch format {{ {} default: {{}} }} {other}", cases.join(" "))
+    }
+
+    /// Names for kernels that multiply whole rows of a panel.
+    pub(crate) fn dots(&self, names: &Names, codes: Codes) -> Names {
+        let dots = self.each().map(|(format, suffix)| dot(format, suffix, names, codes));
+        let choose = self.pick(|f| format!("own = dot_{f}(panel, q, slot, first);"), "");
+        names.clone().set("DOTS", dots.collect::<String>()).set("CHOOSE", choose)
+    }
+
+    /// Names for kernels that decode blocks.
+    fn decode(&self, names: &Names) -> Names {
+        let zero = "mat4x4(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0))";
+        let decode = self.pick(
+            |f| format!("return scaled(pair_{f}(panel, q, b, j), scales_{f}(panel, q, b));"),
+            &format!("return Decoded({zero}, {zero});"),
+        );
+        names.clone().set("DECODE", decode)
+    }
 }
 
 /// The words of a [`Part`] in a kernel's parameters.
 pub(crate) fn part_words(
     matrix: &Matrix,
-    formats: &[Format],
+    formats: &Formats,
     (first, column, bias): (u32, u32, u32),
 ) -> [u32; 8] {
-    let format = formats.iter().position(|&format| format == matrix.format).unwrap_or(0);
+    let format = formats.0.iter().position(|&format| format == matrix.format).unwrap_or(0);
     [
         (matrix.at / 16) as u32,
         (matrix.stride / 16) as u32,
@@ -214,8 +237,8 @@ impl Head {
 }
 
 impl Builder<'_> {
-    /// Adds a product. Parts in different buffers, and in a plan of many rows all parts but those of
-    /// a gate, are dispatches of their own.
+    /// Adds a product. Parts in different buffers, and in tiles of single precision all parts but those
+    /// of a gate, are dispatches of their own.
     ///
     /// # Errors
     /// What the driver says against it.
@@ -224,7 +247,8 @@ impl Builder<'_> {
     /// If a norm or what is pending is part of a product in a plan of more than one row.
     pub fn product(&mut self, product: &Product<'_>) -> Result<()> {
         let gated = matches!(product.kind, Kind::Gated(_));
-        if gated || (self.class != Class::Many && one_buffer(product.parts)) {
+        let together = self.class != Class::Many || self.tiles != Tiles::Single;
+        if gated || (together && one_buffer(product.parts)) {
             return self.product_of(product);
         }
         assert!(
@@ -238,92 +262,222 @@ impl Builder<'_> {
     }
 
     fn product_of(&mut self, product: &Product<'_>) -> Result<()> {
-        let Product { parts, input, out, norm, pending, count, .. } = *product;
-        let (scale, act, cap) = match product.kind {
+        assert!(self.class == Class::One || product.norm.is_none(), "norms of many rows are steps");
+        match self.class {
+            Class::Many => self.tile(product),
+            _ => self.matvec(product),
+        }
+    }
+
+    /// A product of few rows.
+    fn matvec(&mut self, product: &Product<'_>) -> Result<()> {
+        let m = if self.class == Class::One { 1 } else { 4 };
+        let gated = matches!(product.kind, Kind::Gated(_));
+        let k = product.parts[0].matrix.k;
+        let panels = product.panels();
+        let most = self.device.info().threads as usize;
+        let (lanes, at_once) = shares(k, panels, most);
+        let row = Row::of(product, self.device.info(), lanes * at_once * m);
+        let row = if self.class == Class::One { row } else { row.read() };
+        // Numbers are read once for each panel.
+        let at_once = if row == Row::Numbers { 1 } else { at_once };
+        let threads = lanes * at_once;
+        // A norm that is but a factor is applied to the sums.
+        let scaled = product.scales();
+        let names = product
+            .names()
+            .set("M", m)
+            .set("THREADS", threads)
+            .set("LANES", lanes)
+            .set("SLOTS", lanes / 4)
+            .set("SUMS", threads * m * if gated { 2 } else { 1 })
+            .set("ROW", k.div_ceil(4))
+            .set("BLOCKS", k.div_ceil(32))
+            .set("CODES", k.div_ceil(32) * 8)
+            .flag("STAGED", product.norm.is_some() && !scaled)
+            .flag("SCALED", scaled)
+            .flag("BYTES_MADE", row == Row::Made)
+            .flag("BYTES_READ", row == Row::Read);
+        let matrices: Vec<_> = product.parts.iter().map(|part| part.matrix).collect();
+        let formats = Formats::of(&matrices);
+        let names = formats.dots(&names, row.codes());
+        let decoders = formats.decoders(row.codes());
+        let words = product.words(&formats, 1);
+        let mut bindings = product.bindings(self.io);
+        let bytes = match row {
+            Row::Read => Some(self.rows_to_bytes(product.input, k, product.count)?),
+            _ => None,
+        };
+        if let Some((codes, scales)) = &bytes {
+            bindings.push(Binding::read(12, &codes.buffer));
+            bindings.push(Binding::read(13, &scales.buffer));
+        }
+        let x = if gated { panels / 2 } else { panels }.div_ceil(at_once) as u32;
+        let grid = Grid::Rows { x, per: m as u32, times: 1, count: product.count };
+        let text = [PRODUCT, ACTIVATIONS, NUMBERS, QUANTISE, &decoders, MATVEC];
+        self.step((&text, &names), &words, &bindings, (product.name(), grid, None, product.work()))
+    }
+
+    /// A product of many rows.
+    fn tile(&mut self, product: &Product<'_>) -> Result<()> {
+        if self.tiles == Tiles::Single {
+            let names = product.names();
+            return self.tile_of(product, &names, ("", TILE), (64, 64));
+        }
+        let large = self.device.info().has_large_tiles();
+        self.matrix_tile(product, [64, 64])?;
+        if large {
+            self.matrix_tile(product, [128, 128])?;
+            self.join(64);
+        }
+        Ok(())
+    }
+
+    /// A tile of so many rows and columns.
+    fn matrix_tile(&mut self, product: &Product<'_>, [rows, columns]: [usize; 2]) -> Result<()> {
+        let own_rows = rows / 2;
+        let threads = 2 * columns / 32 * 32;
+        let k = product.parts[0].matrix.k;
+        let names = product
+            .names()
+            .set("TILE_ROWS", rows)
+            .set("TILE_COLUMNS", columns)
+            .set("OWN_ROWS", own_rows)
+            .set("OWN_TILES", own_rows / 16)
+            .set("THREADS", threads)
+            .set("BLOCKS", k.div_ceil(32))
+            .set("WEIGHTS", columns * 18)
+            .set("ROWS", rows * 18)
+            .set("MADE", threads * 8)
+            .set("READS", rows * 16 / threads)
+            .flag("RAGGED", !k.is_multiple_of(64))
+            .flag("PLAIN", self.tiles == Tiles::MatricesInLoops);
+        let head = match self.tiles {
+            Tiles::Matrices => "enable f16;\nenable wgpu_cooperative_matrix;\n",
+            _ => "enable f16;\n",
+        };
+        self.tile_of(product, &names, (head, TILE_MATRIX), (rows, columns))
+    }
+
+    fn tile_of(
+        &mut self,
+        product: &Product<'_>,
+        names: &Names,
+        (head, body): (&str, &str),
+        (rows, columns): (usize, usize),
+    ) -> Result<()> {
+        let matrices: Vec<_> = product.parts.iter().map(|part| part.matrix).collect();
+        let formats = Formats::of(&matrices);
+        let names = formats.decode(names);
+        let decoders = formats.decoders(Codes::Numbers);
+        let panels = columns / PANEL_ROWS;
+        let words = product.words(&formats, panels);
+        let tiles = |part: &Part<'_>| part.matrix.rows.div_ceil(columns);
+        let x = match product.kind {
+            Kind::Gated(_) => product.parts[0].matrix.rows.div_ceil(columns / 2),
+            _ => product.parts.iter().map(tiles).sum(),
+        };
+        let text = [head, PRODUCT, ACTIVATIONS, NUMBERS, &decoders, body];
+        let grid = Grid::Rows { x: x as u32, per: rows as u32, times: 1, count: product.count };
+        let bindings = product.bindings(self.io);
+        self.step((&text, &names), &words, &bindings, (product.name(), grid, None, product.work()))
+    }
+}
+
+/// Threads of a panel, and panels of a workgroup, which together are at most `most` threads: a row that
+/// a workgroup makes ready serves two panels where there are many.
+fn shares(k: usize, panels: usize, most: usize) -> (usize, usize) {
+    let at_once = if panels >= MANY_PANELS { 2 } else { 1 };
+    (threads(k).min(most / at_once), at_once)
+}
+
+impl<'a> Product<'a> {
+    /// Whether its norm is but a factor on the sums, and weights.
+    pub(crate) fn scales(&self) -> bool {
+        self.pending.is_none() && self.norm.is_some_and(|n| !n.centred && n.bias.is_none())
+    }
+
+    fn panels(&self) -> usize {
+        self.parts.iter().map(|part| part.matrix.rows.div_ceil(PANEL_ROWS)).sum()
+    }
+
+    fn name(&self) -> String {
+        let k = self.parts[0].matrix.k;
+        let part = |part: &Part<'_>| format!("{} {}", part.matrix.format, part.matrix.rows);
+        let parts: Vec<_> = self.parts.iter().map(part).collect();
+        let gate = if matches!(self.kind, Kind::Gated(_)) { ", gated" } else { "" };
+        format!("{} x {k}{gate}", parts.join(" + "))
+    }
+
+    /// Multiplications for each row.
+    fn work(&self) -> u64 {
+        self.parts.iter().map(|part| (part.matrix.rows * part.matrix.k) as u64).sum()
+    }
+
+    /// Names that all kernels of products know.
+    fn names(&self) -> Names {
+        Names::default()
+            .flag("CENTRED", self.norm.is_some_and(|norm| norm.centred))
+            .flag("PENDING", self.pending.is_some())
+            .flag("ADD", matches!(self.kind, Kind::Add { .. }))
+            .flag("CAP", matches!(self.kind, Kind::Capped { .. }))
+            .flag("GATED", matches!(self.kind, Kind::Gated(_)))
+            .flag("ROW_FACTOR", self.row_factor.is_some())
+    }
+
+    /// The parameters of a kernel that takes so many panels of a part at a time.
+    fn words(&self, formats: &Formats, at_once: usize) -> Vec<u32> {
+        let (scale, act, cap) = match self.kind {
             Kind::Store { scale, act } => (scale, act_code(act), 0.0),
             Kind::Capped { scale, cap } => (scale, act_code(None), cap),
             Kind::Add { scale } => (scale, 0, 0.0),
             Kind::Gated(act) => (1.0, act_code(Some(act)), 0.0),
         };
-        let k = parts[0].matrix.k;
-        let tiles = self.class == Class::Many;
-        assert!(self.class == Class::One || norm.is_none(), "norms of many rows are steps");
-        let gated = matches!(product.kind, Kind::Gated(_));
-        let m = if self.class == Class::One { 1 } else { 4 };
-        let threads = threads(k);
-        // A norm that is but a factor is applied to the sums.
-        let scaled = pending.is_none() && norm.is_some_and(|n| !n.centred && n.bias.is_none());
-        let names = Names::default()
-            .set("M", m)
-            .set("THREADS", threads)
-            .set("SLOTS", threads / 4)
-            .set("SUMS", threads * m * if gated { 2 } else { 1 })
-            .set("ROW", k.div_ceil(4))
-            .flag("STAGED", norm.is_some() && !scaled)
-            .flag("SCALED", scaled)
-            .flag("CENTRED", norm.is_some_and(|norm| norm.centred))
-            .flag("PENDING", pending.is_some())
-            .flag("ADD", matches!(product.kind, Kind::Add { .. }))
-            .flag("CAP", matches!(product.kind, Kind::Capped { .. }))
-            .flag("GATED", gated)
-            .flag("PLAIN", self.tiles == Tiles::MatricesInLoops)
-            .flag("ROW_FACTOR", product.row_factor.is_some());
-        let matrices: Vec<_> = parts.iter().map(|part| part.matrix).collect();
-        let (formats, decoders, names) = formats(&matrices, &names);
-        let row_factor = product.row_factor.map_or(0, |factors| factors.stride);
         let head = Head {
-            k,
-            x_stride: input.stride,
-            out_stride: out.stride,
-            count,
+            k: self.parts[0].matrix.k,
+            x_stride: self.input.stride,
+            out_stride: self.out.stride,
+            count: self.count,
             scale,
             act,
             limit: 0.0,
             cap,
             used: 0,
-            row_factor,
+            row_factor: self.row_factor.map_or(0, |factors| factors.stride),
             factors: 0,
         };
-        let mut words = head.words(parts.len(), norm, pending.as_ref());
-        let (mut first, mut work) = (0, 0);
-        for part in parts {
-            let matrix = part.matrix;
+        let mut words = head.words(self.parts.len(), self.norm, self.pending.as_ref());
+        let gated = matches!(self.kind, Kind::Gated(_));
+        let mut first = 0;
+        for part in self.parts {
             let place =
                 (if gated { 0 } else { first }, part.column as u32, part.bias.unwrap_or(NONE));
-            words.extend(part_words(matrix, &formats, place));
-            first += matrix.rows.div_ceil(PANEL_ROWS) as u32;
-            work += (matrix.rows * matrix.k) as u64;
+            words.extend(part_words(part.matrix, formats, place));
+            first += part.matrix.rows.div_ceil(PANEL_ROWS).div_ceil(at_once) as u32;
         }
         words.resize(20 + 3 * 8, 0);
-        let panels = if gated { first / 2 } else { first };
-        let x = if tiles { panels.div_ceil(if gated { 2 } else { 4 }) } else { panels };
-        let per = if tiles { 64 } else { m as u32 };
+        words
+    }
+
+    fn bindings(&self, io: &'a Io) -> Vec<Binding<'a>> {
         let mut bindings = vec![
-            Binding::read(1, &parts[0].matrix.weights.buffer),
-            Binding::read(2, &input.buffer),
-            Binding::write(3, &out.buffer),
-            Binding::read(4, &product.vectors.buffer),
-            Binding { at: 5, used: Use::Uniform, buffer: &self.io.counts },
+            Binding::read(1, &self.parts[0].matrix.weights.buffer),
+            Binding::read(2, &self.input.buffer),
+            Binding::write(3, &self.out.buffer),
+            Binding::read(4, &self.vectors.buffer),
+            Binding { at: 5, used: Use::Uniform, buffer: &io.counts },
         ];
-        if let Some(pending) = &pending {
+        if let Some(pending) = &self.pending {
             bindings.push(Binding::read(6, &pending.mixed.buffer));
             bindings.push(Binding::write(7, &pending.to.buffer));
         }
-        if scaled {
-            bindings.push(Binding::read(11, &product.vectors.buffer));
+        if self.scales() {
+            bindings.push(Binding::read(11, &self.vectors.buffer));
         }
-        if let Some(factors) = product.row_factor {
+        if let Some(factors) = self.row_factor {
             bindings.push(Binding::read(10, &factors.buffer));
         }
-        let (head, body) = match self.tiles {
-            _ if !tiles => ("", MATVEC),
-            Tiles::Single => ("", TILE),
-            Tiles::Matrices => ("enable f16;\nenable wgpu_cooperative_matrix;\n", TILE_MATRIX),
-            Tiles::MatricesInLoops => ("enable f16;\n", TILE_MATRIX),
-        };
-        let text = [head, PRODUCT, ACTIVATIONS, NUMBERS, &decoders, body];
-        let grid = Grid::Rows { x, per, times: 1, count };
-        self.step((&text, &names), &words, &bindings, (grid, None, work))
+        bindings
     }
 }
 

@@ -8,7 +8,7 @@ use crate::adapters::Device;
 use crate::cache::{Cache, RUN};
 use crate::error::Result;
 use crate::memory::{Floats, buffer, bytes_of};
-use crate::plan::{Class, Count, Grid, Plan};
+use crate::plan::{Class, Count, Grid, Plan, Step};
 
 /// Texts of a pass at most.
 const RUNS: usize = ROWS;
@@ -223,12 +223,14 @@ impl Device {
         let copy = (bytes > 0).then_some((&result.buffer, &*staged, bytes));
         let key = Key::new(plans, &encoding, copy);
         let ready = plans.last().and_then(|plan| lock(&plan.ready).take());
+        let ready = ready.filter(|_| self.profile().is_none());
         let (last, submits) = match ready.filter(|ready| key.as_ref() == Some(&ready.key)) {
             Some(ready) => (ready.commands, 0),
             None => self.encode(plans, &encoding, copy),
         };
         self.queue().submit([last]);
-        if let (Some(key), Some(plan)) = (key, plans.last()) {
+        let timed = self.profile().is_some();
+        if let (Some(key), Some(plan), false) = (key, plans.last(), timed) {
             // The next pass is likely to be one position on: its commands are written meanwhile.
             let next = encoding.next();
             let key = key.of(&next);
@@ -238,6 +240,9 @@ impl Device {
         match copy {
             Some(_) => self.read(&staged, bytes, (result.stride, width), take)?,
             None => self.wait()?,
+        }
+        if let Some(profile) = self.profile().as_mut() {
+            profile.collect(self)?;
         }
         Ok(submits + 1)
     }
@@ -255,12 +260,20 @@ impl Device {
         for plan in plans {
             let mut first = 0;
             while first < plan.steps.len() {
-                let mut compute = encoder.begin_compute_pass(&Default::default());
+                // Steps that are timed are passes of their own.
+                let mut profile = self.profile();
+                let timed = profile.is_some();
+                let timestamp_writes =
+                    profile.as_mut().and_then(|profile| profile.step(&plan.steps[first].name));
+                let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: None,
+                    timestamp_writes,
+                });
                 for step in &plan.steps[first..] {
                     first += 1;
                     encoding.dispatch(&mut compute, step);
                     work += step.work * encoding.rows as u64;
-                    if work > most {
+                    if work > most || timed {
                         break;
                     }
                 }
@@ -299,7 +312,7 @@ impl Device {
         self.queue().write_buffer(&io.runs, 0, &bytes_of(&words));
     }
 
-    fn wait(&self) -> Result<()> {
+    pub(crate) fn wait(&self) -> Result<()> {
         let waited = self.raw().poll(wgpu::PollType::wait_indefinitely());
         waited.map_err(|error| self.lost(error))?;
         self.check()
@@ -330,13 +343,19 @@ impl Device {
 }
 
 impl Encoding {
-    fn dispatch(&self, compute: &mut wgpu::ComputePass<'_>, step: &crate::plan::Step) {
-        compute.set_pipeline(&step.pipeline);
-        compute.set_bind_group(0, &step.bindings, &[]);
+    fn dispatch(&self, compute: &mut wgpu::ComputePass<'_>, step: &Step) {
         let rows = |count| match count {
             Count::Pass => self.rows as u32,
             Count::Wanted => self.wanted.len() as u32,
         };
+        let step = match (&step.above, step.grid) {
+            (Some((most, large)), Grid::Rows { count, .. }) if rows(count) as usize > *most => {
+                large
+            }
+            _ => step,
+        };
+        compute.set_pipeline(&step.pipeline);
+        compute.set_bind_group(0, &step.bindings, &[]);
         let (x, y) = match step.grid {
             Grid::Rows { x, per, times, count } => (x, rows(count).div_ceil(per) * times),
             Grid::RowsAlongX { count } => (rows(count), 1),
@@ -351,7 +370,7 @@ impl Encoding {
     }
 
     /// A dispatch for each text.
-    fn texts(&self, compute: &mut wgpu::ComputePass<'_>, step: &crate::plan::Step) {
+    fn texts(&self, compute: &mut wgpu::ComputePass<'_>, step: &Step) {
         for (i, run) in self.texts.iter().enumerate() {
             let (chunks, _) = run.chunks;
             let (x, y) = match step.grid {

@@ -12,6 +12,10 @@ pub(crate) const NUMBERS: &str = include_str!("wgsl/numbers.wgsl");
 pub(crate) const ACTIVATIONS: &str = include_str!("wgsl/activations.wgsl");
 pub(crate) const PRODUCT: &str = include_str!("wgsl/product.wgsl");
 pub(crate) const DOT: &str = include_str!("wgsl/dot.wgsl");
+pub(crate) const DOT_BYTES: &str = include_str!("wgsl/dot_bytes.wgsl");
+pub(crate) const QUANTISE: &str = include_str!("wgsl/quantise.wgsl");
+pub(crate) const ROWS_TO_BYTES: &str = include_str!("wgsl/rows_to_bytes.wgsl");
+const PAIR: &str = include_str!("wgsl/pair.wgsl");
 pub(crate) const MATVEC: &str = include_str!("wgsl/matvec.wgsl");
 pub(crate) const TILE: &str = include_str!("wgsl/tile.wgsl");
 pub(crate) const TILE_MATRIX: &str = include_str!("wgsl/tile_matrix.wgsl");
@@ -21,6 +25,7 @@ pub(crate) const ATTENTION: &str = include_str!("wgsl/attention.wgsl");
 pub(crate) const STORE: &str = include_str!("wgsl/store.wgsl");
 pub(crate) const ATTEND: &str = include_str!("wgsl/attend.wgsl");
 pub(crate) const ATTEND_ONE: &str = include_str!("wgsl/attend_one.wgsl");
+pub(crate) const ATTEND_MATRIX: &str = include_str!("wgsl/attend_matrix.wgsl");
 pub(crate) const MERGE: &str = include_str!("wgsl/merge.wgsl");
 pub(crate) const BANDWIDTH: &str = include_str!("wgsl/bandwidth.wgsl");
 const SIMPLE: &str = include_str!("wgsl/formats/simple.wgsl");
@@ -123,48 +128,78 @@ fn end_of(lines: &[&str], at: usize, opens: &str, closes: &str) -> usize {
 
 /// Whether there are kernels for a format.
 pub fn supports(format: Format) -> bool {
-    family(format, "").is_some()
+    family(format, "", Codes::Numbers).is_some()
+}
+
+/// What becomes of a format's codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Codes {
+    /// Numbers.
+    Numbers,
+    /// Signed bytes, which are multiplied with bytes.
+    Bytes,
+}
+
+/// Whether a format's values are small integers under scales.
+pub(crate) fn has_codes(format: Format) -> bool {
+    !matches!(format, Format::F32 | Format::F16 | Format::BF16)
 }
 
 /// The functions that decode a format, whose names end in `suffix`.
-pub(crate) fn decoder(format: Format, suffix: &str) -> String {
-    let (text, names) = family(format, suffix).expect("a plan has formats with kernels alone");
-    names.expand(text)
+pub(crate) fn decoder(format: Format, suffix: &str, codes: Codes) -> String {
+    let (text, names) =
+        family(format, suffix, codes).expect("a plan has formats with kernels alone");
+    let mut decoder = names.expand(text);
+    if has_codes(format) && codes == Codes::Numbers {
+        decoder += &names.expand(PAIR);
+    }
+    decoder
+}
+
+/// The product of a format's rows with rows of numbers or of bytes.
+pub(crate) fn dot(format: Format, suffix: &str, names: &Names, codes: Codes) -> String {
+    let halves = matches!(format, Format::Q2_K | Format::Q3_K | Format::Q6_K);
+    let names = names.clone().set("F", suffix).flag("SPLIT", halves);
+    names.expand(if codes == Codes::Bytes { DOT_BYTES } else { DOT })
 }
 
 /// Bytes of sixteen values, four a word: what the codes stand for, above an offset.
-fn table(values: [i32; 16]) -> String {
-    let byte = |i: usize| (values[i] as u32) << (8 * (i % 4));
+fn table(values: [i32; 16], offset: i32) -> String {
+    let byte = |i: usize| u32::from((values[i] + offset) as u8) << (8 * (i % 4));
     let word = |i: usize| format!("{}u", (4 * i..4 * i + 4).map(byte).fold(0, |all, b| all | b));
     [word(0), word(1), word(2), word(3)].join(", ")
 }
 
-fn family(format: Format, suffix: &str) -> Option<(&'static str, Names)> {
+fn family(format: Format, suffix: &str, codes: Codes) -> Option<(&'static str, Names)> {
     use Format::*;
-    // From the four-bit values of the kernels, 128 and 12 above what they stand for.
     const UNEVEN: [i32; 16] =
-        [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
-    const TINY: [i32; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+        [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+    const TINY: [i32; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
     // A unit has 64 values of simple formats, 256 of the others; sixteen of them are whole lines.
     let simple = matches!(format, Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | IQ4_NL | MXFP4);
     let unit = format.panel_bytes(16 * if simple { 64 } else { 256 }) / 16 / 16;
     let names = Names::default().set("F", suffix).set("UNIT", unit);
     let block = |names: Names, bits: usize| names.set("BLOCK", 4 * bits);
-    let offset = |names: Names, offset: u32| names.set("OFFSET", format!("{offset}.0"));
+    let offset = |names: Names, offset: i32| names.set("OFFSET", format!("{offset}.0"));
+    // Codes that are signed by themselves: as numbers they are read above an offset.
+    let signed =
+        |names: Names, above: i32| offset(names, if codes == Codes::Bytes { 0 } else { above });
+    let looked = |names: Names, values, above: i32| {
+        let names = signed(names, above);
+        names.set("TABLE", table(values, if codes == Codes::Bytes { 0 } else { above }))
+    };
+    let flip = if codes == Codes::Bytes { "0x0" } else { "0x80808080" };
     Some(match format {
         F32 => (FLOAT, names.flag("WORDS", true)),
         F16 => (FLOAT, names),
         BF16 => (FLOAT, names.flag("BRAIN", true)),
-        Q8_0 => (SIMPLE, offset(block(names, 8), 128).flag("BYTES", true)),
+        Q8_0 => (SIMPLE, signed(block(names, 8), 128).flag("BYTES", true).set("FLIP", flip)),
         Q4_0 => (SIMPLE, offset(block(names, 4), 8)),
         Q4_1 => (SIMPLE, block(names, 4).flag("MIN", true)),
         Q5_0 => (SIMPLE, offset(block(names, 5), 16).flag("FIFTH", true)),
         Q5_1 => (SIMPLE, block(names, 5).flag("FIFTH", true).flag("MIN", true)),
-        IQ4_NL => (SIMPLE, offset(block(names, 4), 128).set("TABLE", table(UNEVEN))),
-        MXFP4 => {
-            let names = offset(block(names, 4), 12).set("TABLE", table(TINY));
-            (SIMPLE, names.flag("EXPONENT", true))
-        }
+        IQ4_NL => (SIMPLE, looked(block(names, 4), UNEVEN, 128)),
+        MXFP4 => (SIMPLE, looked(block(names, 4), TINY, 12).flag("EXPONENT", true)),
         Q4_K => (AFFINE, block(names, 4)),
         Q5_K => (AFFINE, block(names, 5).flag("FIFTH", true)),
         Q2_K => (AFFINE, block(names, 2).flag("TWO", true).flag("NIBBLES", true)),
@@ -173,10 +208,7 @@ fn family(format: Format, suffix: &str) -> Option<(&'static str, Names)> {
             let names = offset(block(names, 3), 4).set("SCALES", 12).flag("SIXTEENS", true);
             (CENTRED, names.flag("SIX_BITS", true))
         }
-        IQ4_XS => {
-            let names = offset(block(names, 4), 128).set("SCALES", 8);
-            (CENTRED, names.set("TABLE", table(UNEVEN)))
-        }
+        IQ4_XS => (CENTRED, looked(block(names, 4), UNEVEN, 128).set("SCALES", 8)),
         TQ2_0 => (LOW_BIT, names.set("CODES", 64).set("SPAN", 256).set("STEP", "1.0")),
         Q2_0 => (LOW_BIT, names.set("CODES", 64).set("SPAN", 64).set("STEP", "1.0")),
         PQ2_0 => (LOW_BIT, names.set("CODES", 64).set("SPAN", 128).set("STEP", "1.0")),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{Random, device};
 use goldcrest_gpu::{
     Attention, Builder, Cache, CacheLayout, Class, Device, Floats, HeadNorm, Io, KvFormat, Pass,
-    Plan, ROWS, RunAt, Vectors, partials,
+    Plan, ROWS, RunAt, Tiles, Vectors, partials,
 };
 
 /// Heads and what is done to them.
@@ -174,7 +174,7 @@ struct Rig<'c> {
 }
 
 impl<'c> Rig<'c> {
-    fn new(case: &'c Case, device: &'c Device, data: &Data) -> Self {
+    fn new(case: &'c Case, device: &'c Device, data: &Data, tiles: Tiles) -> Self {
         let io = Io::new(device).unwrap();
         let mut vectors = Vectors::default();
         let at: Vec<u32> = data.weights.iter().map(|weights| vectors.add(weights)).collect();
@@ -208,7 +208,7 @@ impl<'c> Rig<'c> {
             vectors: &vectors,
         };
         let plans = [Class::One, Class::Many].map(|class| {
-            let mut builder = Builder::new(device, &io, class);
+            let mut builder = Builder::new(device, &io, class).tiles(tiles);
             builder.attention(&attention).unwrap();
             builder.finish().unwrap()
         });
@@ -230,20 +230,25 @@ impl<'c> Rig<'c> {
     }
 }
 
-fn check(device: &Device, case: &Case) {
+fn check(device: &Device, case: &Case, tiles: Tiles) {
     const PROMPT: usize = 150;
     let rows = PROMPT + 3;
     let data = case.data(rows);
-    let rig = Rig::new(case, device, &data);
+    let rig = Rig::new(case, device, &data, tiles);
     let mut got = rig.run(&data, 0, PROMPT);
     (PROMPT..rows).for_each(|row| got.extend(rig.run(&data, row, 1)));
     let width = case.heads * case.d;
-    let tolerance = if case.format == KvFormat::F16 { 4e-3 } else { 4e-5 };
+    let tolerance = match (case.format, tiles) {
+        (KvFormat::F32, _) => 4e-5,
+        (KvFormat::F16, Tiles::Single) => 4e-3,
+        // Queries and shares are half floats, too.
+        (KvFormat::F16, _) => 8e-3,
+    };
     for row in [0, 1, 31, 32, 63, 64, 100, PROMPT - 1, PROMPT, PROMPT + 1, rows - 1] {
         for (i, want) in case.oracle(&data, row).into_iter().enumerate() {
             let got = f64::from(got[row * width + i]);
             let near = (got - want).abs() <= tolerance * (1.0 + want.abs());
-            assert!(near, "row {row}, number {i}: {got}, not {want}: {case:?}");
+            assert!(near, "row {row}, number {i}: {got}, not {want}: {tiles:?}, {case:?}");
         }
     }
 }
@@ -261,9 +266,9 @@ fn heads_of_all_sizes() {
         (512, 2, 1),
         (10, 5, 5),
     ] {
-        check(&device, &Case { d, heads, kv_heads, ..PLAIN });
+        check(&device, &Case { d, heads, kv_heads, ..PLAIN }, Tiles::Single);
     }
-    check(&device, &Case { format: KvFormat::F16, ..PLAIN });
+    check(&device, &Case { format: KvFormat::F16, ..PLAIN }, Tiles::Single);
 }
 
 #[test]
@@ -279,6 +284,29 @@ fn everything_that_a_model_does_to_heads() {
         Case { norms: true, centred: true, d: 80, sinks: true, ..PLAIN },
         Case { temperature: Some((0.3, 20)), rotated: 32, format: KvFormat::F16, ..PLAIN },
     ] {
-        check(&device, &case);
+        check(&device, &case, Tiles::Single);
+    }
+}
+
+/// Prompts by cooperative matrices, or what those do in loops, which is for devices without.
+#[test]
+fn matrices_attend_as_well() {
+    let Some(device) = device() else { return };
+    assert!(device.info().half, "a device without half floats: name another one");
+    const HALF: Case = Case { format: KvFormat::F16, ..PLAIN };
+    for case in [
+        Case { rotated: 32, ..HALF },
+        Case { d: 32, heads: 3, kv_heads: 1, window: Some(40), ..HALF },
+        Case { d: 80, norms: true, sinks: true, ..HALF },
+        Case { d: 128, heads: 8, kv_heads: 1, cap: Some(5.0), gated: true, ..HALF },
+        Case { d: 256, heads: 2, window: Some(1), ..HALF },
+        // Not whole matrices wide, and too wide for shared memory.
+        Case { d: 10, ..HALF },
+        Case { d: 512, heads: 2, ..HALF },
+    ] {
+        check(&device, &case, Tiles::MatricesInLoops);
+        if device.info().matrices {
+            check(&device, &case, Tiles::Matrices);
+        }
     }
 }

@@ -4,8 +4,8 @@ mod common;
 
 use common::{Random, device, matrix, panels};
 use goldcrest_gpu::{
-    Builder, Class, Count, Device, Floats, Io, Kind, Norm, NormStep, Part, Pending, Product, Tiles,
-    Vectors, supports,
+    Attention, Builder, CacheLayout, Class, Count, Device, Floats, Io, Kind, KvFormat, Norm,
+    NormStep, Part, Pending, Product, Tiles, Vectors, partials, supports,
 };
 use goldcrest_kernels::{Format, Nonlinearity};
 use naga::back::{hlsl, msl, spv};
@@ -59,6 +59,7 @@ fn ask(device: &Device) {
             }
         }
     }
+    ask_attention(device, &io, &vectors);
     let step = NormStep {
         k: 256,
         from: Some(&input),
@@ -73,6 +74,39 @@ fn ask(device: &Device) {
     let mut builder = Builder::new(device, &io, Class::Many);
     builder.norm(&step).unwrap();
     builder.norm(&NormStep { from: None, picked: false, ..step }).unwrap();
+}
+
+fn ask_attention(device: &Device, io: &Io, vectors: &Floats) {
+    let new = |width| Floats::new(device, 1, width).unwrap();
+    let (qkv, angles, out, chunks) = (new(512), new(64), new(256), new(partials(4, 64)));
+    for format in [KvFormat::F16, KvFormat::F32] {
+        let attention = Attention {
+            heads: 4,
+            kept: 0,
+            cache: CacheLayout { heads: 2, head_dim: 64, format },
+            qkv: &qkv,
+            kv: Some([256, 384]),
+            gated: false,
+            norms: [None; 3],
+            norms_last: false,
+            rope: Some((32, 0, true)),
+            angles: &angles,
+            scale: 1.0,
+            cap: None,
+            window: None,
+            sinks: None,
+            temperature: None,
+            out: &out,
+            partials: &chunks,
+            vectors,
+        };
+        Builder::new(device, io, Class::One).attention(&attention).unwrap();
+        for tiles in [Tiles::Single, Tiles::Matrices] {
+            let mut many = Builder::new(device, io, Class::Many).tiles(tiles);
+            let made = many.attention(&attention);
+            assert!(made.is_ok() || tiles == Tiles::Matrices && !device.info().matrices);
+        }
+    }
 }
 
 #[test]

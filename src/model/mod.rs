@@ -222,6 +222,11 @@ impl Model {
         Session::new(self.clone(), options)
     }
 
+    /// Tokens of a prompt that go through in one pass.
+    pub(crate) fn batch(&self) -> usize {
+        self.0.graph.batch()
+    }
+
     /// Runs the tokens of a session in the next pass that has room for them.
     pub(crate) fn run(&self, run: &mut Run, seat: &Arc<Seat>) -> Result<()> {
         self.0.queue.run(&self.0.graph, run, seat)
@@ -240,6 +245,22 @@ impl Model {
     #[cfg(feature = "gpu")]
     pub fn device_bandwidth(&self) -> Result<Option<goldcrest_gpu::Bandwidth>> {
         self.0.gpu.as_ref().map(|(shared, _)| shared.bandwidth()).transpose()
+    }
+
+    /// Times the device at every step of the passes that follow, which take longer for it; does nothing
+    /// where all of the model runs on the CPU.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Device`](crate::ErrorKind::Device) where its driver has no clock.
+    #[cfg(feature = "gpu")]
+    pub fn start_device_timing(&self) -> Result<()> {
+        self.0.gpu.as_ref().map_or(Ok(()), |(shared, _)| shared.start_timing())
+    }
+
+    /// Ends that; what took the longest comes first.
+    #[cfg(feature = "gpu")]
+    pub fn end_device_timing(&self) -> Vec<goldcrest_gpu::Timing> {
+        self.0.gpu.as_ref().map(|(shared, _)| shared.end_timing()).unwrap_or_default()
     }
 
     /// Room for keys and values of `context` positions.

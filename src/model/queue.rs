@@ -1,7 +1,7 @@
 //! How sessions on many threads share passes, without a thread of the engine's own.
 //!
 //! A session that wants a step puts its run on a list. Whoever finds the engine free takes it, and
-//! with it all runs that wait: single rows first, then prompts up to [`BATCH`] rows; runs one
+//! with it all runs that wait: single rows first, then prompts up to [`Graph::batch`] rows; runs one
 //! pass, hands every run back to its session, and gives the engine to one that waits (flat
 //! combining, Hendler and others 2010). A prompt longer than that comes back for each of its
 //! pieces, so that a session that wants one token waits for no more than the pass at work and its
@@ -11,12 +11,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::pass::{BATCH, Engine, Graph, Run, Scratch};
+#[cfg(test)]
+use super::pass::BATCH;
+use super::pass::{Engine, Graph, Run, Scratch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::threads::lock;
 
 /// Runs of a pass at most.
-const RUNS: usize = 64;
+pub(super) const RUNS: usize = 64;
 /// How long the sessions of the last pass are waited for, as a part of what that pass took. Without,
 /// the first to come back would run alone, and the others together after it: two passes instead of
 /// one.
@@ -135,7 +137,7 @@ impl Queue {
     fn lead(&self, graph: &Graph) {
         let mut inner = self.gather();
         let mut engine = inner.engine.take().expect("the engine is there for the one that leads");
-        choose(&mut inner.waiting, &mut engine.runs, &mut engine.seats);
+        choose(&mut inner.waiting, &mut engine.runs, &mut engine.seats, graph.batch());
         drop(inner);
 
         let start = Instant::now();
@@ -171,7 +173,12 @@ impl Queue {
 
 /// Moves the runs of the next pass: single rows first, then prompts, each in the order in which they
 /// came.
-fn choose(waiting: &mut Vec<Ticket>, runs: &mut Vec<Run>, seats: &mut Vec<Arc<Seat>>) {
+fn choose(
+    waiting: &mut Vec<Ticket>,
+    runs: &mut Vec<Run>,
+    seats: &mut Vec<Arc<Seat>>,
+    batch: usize,
+) {
     let mut rows = 0;
     let prompts = waiting.iter().any(|ticket| ticket.run.ids.len() > 1);
     for single in [true, false] {
@@ -180,7 +187,7 @@ fn choose(waiting: &mut Vec<Ticket>, runs: &mut Vec<Run>, seats: &mut Vec<Arc<Se
         let mut at = 0;
         while at < waiting.len() && runs.len() < most {
             let len = waiting[at].run.ids.len();
-            let fits = single || rows == 0 || rows + len <= BATCH;
+            let fits = single || rows == 0 || rows + len <= batch;
             if (len == 1) != single || !fits {
                 at += 1;
                 continue;
@@ -226,7 +233,7 @@ mod tests {
 
     fn chosen(waiting: &mut Vec<Ticket>) -> Vec<usize> {
         let (mut runs, mut seats) = (Vec::new(), Vec::new());
-        choose(waiting, &mut runs, &mut seats);
+        choose(waiting, &mut runs, &mut seats, BATCH);
         assert_eq!(runs.len(), seats.len());
         runs.iter().map(|run| run.ids.len()).collect()
     }

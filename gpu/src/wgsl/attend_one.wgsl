@@ -96,11 +96,11 @@ fn main(
 #for n 0 $R$
         var s$n$ = 0.0;
 #end
-        for (var e = half; e < PAIRS; e += 8u) {
-#for u 0 4
+        for (var e = half; e < PAIRS; e += 2u * $U$u) {
+#for u 0 $U$
             let key$u$ = pair(keys[origin + 32u * min(e + 2u * $u$u, PAIRS - 1u)]);
 #end
-#for u 0 4
+#for u 0 $U$
             if e + 2u * $u$u < PAIRS {
 #for n 0 $R$
                 s$n$ += dot(key$u$, vec2(heads[$n$u * D + 2u * (e + 2u * $u$u)], heads[$n$u * D + 2u * (e + 2u * $u$u) + 1u]));
@@ -151,8 +151,8 @@ fn main(
 #end
 #end
         let rest = min(TILE, end - base);
-        for (var i = t / $SPAN$u; i < rest; i += 4u * GROUPS) {
-#for u 0 4
+        for (var i = t / $SPAN$u; i < rest; i += $U$u * GROUPS) {
+#for u 0 $U$
 #for o 0 $WN$
             let value$u$_$o$ = pair(values[value_at(
                 head,
@@ -161,7 +161,7 @@ fn main(
             )]);
 #end
 #end
-#for u 0 4
+#for u 0 $U$
             if i + $u$u * GROUPS < rest {
 #for n 0 $R$
                 {

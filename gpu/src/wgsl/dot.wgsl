@@ -2,11 +2,10 @@
 /// `slot + SLOTS`, and so on.
 fn dot_$F$(panel: u32, q: u32, slot: u32, first: u32) -> array<vec4<f32>, $M$> {
     var sums: array<vec4<f32>, $M$>;
-    let blocks = (p.k + 31u) / 32u;
 #if SCALED
     squares = 0.0;
 #endif
-    for (var b = slot; b < blocks; b += $SLOTS$u) {
+    for (var b = slot; b < BLOCKS; b += $SLOTS$u) {
         let s = scales_$F$(panel, q, b);
 #for m 0 $M$
         var low$m$ = vec4(0.0);

@@ -1,10 +1,20 @@
-// Products of few rows: a workgroup makes sixteen columns of M rows, its threads share K.
+// Products of few rows: a workgroup makes sixteen columns of M rows for each of some panels; the threads
+// of a panel share K.
 
 const THREADS = $THREADS$u;
+/// Threads of a panel.
+const LANES = $LANES$u;
+const BLOCKS = $BLOCKS$u;
 
 /// Sums of the threads, four columns each, of every row and matrix.
 var<workgroup> sums: array<vec4<f32>, $SUMS$>;
 
+#if SCALED
+@group(0) @binding(11) var<storage, read> norms: array<vec4<f32>>;
+/// Of the numbers of the row that this thread has seen.
+var<private> squares: f32;
+var<workgroup> all_squares: array<f32, THREADS>;
+#endif
 #if STAGED
 /// The row that is multiplied.
 var<workgroup> staged: array<vec4<f32>, $ROW$>;
@@ -82,45 +92,109 @@ fn input(row: u32, i: u32) -> vec4<f32> {
     return staged[i];
 }
 #else
-#if SCALED
-@group(0) @binding(11) var<storage, read> norms: array<vec4<f32>>;
-/// Of the numbers of the row that this thread has seen.
-var<private> squares: f32;
-var<workgroup> all_squares: array<f32, THREADS>;
-#endif
 fn input(row: u32, i: u32) -> vec4<f32> {
     return x[row * p.x_stride + i];
 }
 #endif
+
+#if BYTES_MADE
+/// The row as bytes, and the scales of each 32.
+var<workgroup> row_codes: array<u32, $CODES$>;
+var<workgroup> row_scales: array<vec4<f32>, $BLOCKS$>;
+
+fn code(row: u32, i: u32) -> u32 {
+    return row_codes[i];
+}
+
+fn scale_of(row: u32, b: u32) -> vec4<f32> {
+    return row_scales[b];
+}
+
+/// Each thread makes blocks of 32 numbers bytes.
+fn quantise(t: u32, row: u32) {
+#if SCALED
+    squares = 0.0;
+#endif
+    for (var b = t; b < BLOCKS; b += THREADS) {
+        var block: array<vec4<f32>, 8>;
+#for i 0 8
+        block[$i$] = input(row, b * 8u + $i$u);
+#end
+#if SCALED
+        // The norm's factor is known when all of the row has passed by.
+#for i 0 8
+        squares += dot(block[$i$], block[$i$]);
+        block[$i$] *= norms[p.norm / 4u + b * 8u + $i$u];
+#end
+#endif
+        let made = as_bytes(block);
+#for i 0 8
+        row_codes[b * 8u + $i$u] = made.codes[$i$];
+#end
+        row_scales[b] = made.scale;
+    }
+#if SCALED
+    all_squares[t] = squares;
+#endif
+    workgroupBarrier();
+}
+#endif
+#if BYTES_READ
+@group(0) @binding(12) var<storage, read> codes: array<u32>;
+@group(0) @binding(13) var<storage, read> scales: array<vec4<f32>>;
+
+fn code(row: u32, i: u32) -> u32 {
+    return codes[row * BLOCKS * 8u + i];
+}
+
+fn scale_of(row: u32, b: u32) -> vec4<f32> {
+    return scales[row * BLOCKS + b];
+}
+#endif
+
+/// Four bytes of each of four rows times four bytes.
+fn four_bytes(rows: vec4<u32>, other: u32) -> vec4<i32> {
+    return vec4(
+        dot4I8Packed(rows.x, other),
+        dot4I8Packed(rows.y, other),
+        dot4I8Packed(rows.z, other),
+        dot4I8Packed(rows.w, other),
+    );
+}
 
 $DOTS$
 
 /// One matrix's sixteen columns of the workgroup's rows, into `sums` from `to` on.
 fn multiply(format: u32, panel: u32, t: u32, first: u32, to: u32) {
     let q = t % 4u;
-    let slot = t / 4u;
+    let slot = t % LANES / 4u;
     var own: array<vec4<f32>, $M$>;
 $CHOOSE$
 #for m 0 $M$
     sums[to + $m$u * THREADS + t] = own[$m$];
 #end
 #if SCALED
+#if BYTES_MADE
+#else
     all_squares[t] = squares;
+#endif
 #endif
 }
 
-/// Adds up the threads' sums: the first four of each THREADS have them then.
+/// Adds up the sums of each panel's threads: the first four of them have them then.
 fn reduce(t: u32) {
     workgroupBarrier();
     for (var n = THREADS / 2u; n >= 4u; n /= 2u) {
-        if t < n {
+        if n < LANES && t % LANES < n {
             for (var i = t; i < $SUMS$u; i += THREADS) {
                 sums[i] += sums[i + n];
             }
-#if SCALED
-            all_squares[t] += all_squares[t + n];
-#endif
         }
+#if SCALED
+        if t < n {
+            all_squares[t] += all_squares[t + n];
+        }
+#endif
         workgroupBarrier();
     }
 }
@@ -128,7 +202,13 @@ fn reduce(t: u32) {
 /// The factor of the norm, once all is added up.
 fn norm_factor(t: u32) -> f32 {
 #if SCALED
-    return 1.0 / sqrt(all_squares[t] / f32(p.k) + p.eps);
+#if BYTES_MADE
+    let all = all_squares[0] + all_squares[1] + all_squares[2] + all_squares[3];
+#else
+    // Four threads have seen the same numbers.
+    let all = all_squares[t];
+#endif
+    return 1.0 / sqrt(all / f32(p.k) + p.eps);
 #else
     return 1.0;
 #endif
@@ -199,21 +279,28 @@ fn main(
     }
 #else
     let first = group.y * $M$u;
+    // Of its panel.
+    let lane = t % LANES;
+    let own_panel = group.x * (THREADS / LANES) + t / LANES;
 #if STAGED
     stage(t, first, group.x == 0u);
 #endif
+#if BYTES_MADE
+    quantise(t, first);
+#endif
 #if GATED
     // Gate and up are the two parts; their panels have the same number.
+    let panel = min(own_panel, (p.part[0].rows + 15u) / 16u - 1u);
     for (var half = 0u; half < 2u; half++) {
         let part = p.part[half];
-        multiply(part.format, part.at + group.x * part.stride, t, first, half * $M$u * THREADS);
+        multiply(part.format, part.at + panel * part.stride, t, first, half * $M$u * THREADS);
     }
     reduce(t);
-    if t < 4u {
+    if lane < 4u {
 #for m 0 $M$
         if first + $m$u < pass_[p.count] {
             for (var r = 0u; r < 4u; r++) {
-                let column = group.x * 16u + 4u * t + r;
+                let column = own_panel * 16u + 4u * lane + r;
                 if column < p.part[0].rows {
                     let factor = norm_factor(t);
                     let gate = sums[$m$u * THREADS + t][r] * factor * p.part[0].factor;
@@ -230,18 +317,19 @@ fn main(
 #else
     var part = p.part[0];
     for (var i = 1u; i < p.parts; i++) {
-        if group.x >= p.part[i].first {
+        if own_panel >= p.part[i].first {
             part = p.part[i];
         }
     }
-    let panel = group.x - part.first;
+    // What is past the last panel is multiplied and dropped.
+    let panel = min(own_panel - part.first, (part.rows + 15u) / 16u - 1u);
     multiply(part.format, part.at + panel * part.stride, t, first, 0u);
     reduce(t);
-    if t < 4u {
+    if lane < 4u {
 #for m 0 $M$
         if first + $m$u < pass_[p.count] {
             for (var r = 0u; r < 4u; r++) {
-                let column = panel * 16u + 4u * t + r;
+                let column = (own_panel - part.first) * 16u + 4u * lane + r;
                 if column < part.rows {
                     finish(part, first + $m$u, column, sums[$m$u * THREADS + t][r] * norm_factor(t));
                 }

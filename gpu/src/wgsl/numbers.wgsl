@@ -1,8 +1,11 @@
 // What the formats of weights are read with. `w` is the panels of a matrix, sixteen bytes at a time:
 // component r of vector 4 n + q belongs to row 4 q + r of the panel.
 
-/// Codes of four values along K: `low[c]` and `high[c]` are values 4 j + c of the first and of the
-/// second half of a block of 32, of four rows each.
+/// Codes, a byte each: values 4 j to 4 j + 3 of the first and of the second half of a block of 32, of
+/// four rows.
+struct Words { low: vec4<u32>, high: vec4<u32> }
+
+/// The same as numbers: `low[c]` and `high[c]` are values 4 j + c.
 struct Pair { low: mat4x4<f32>, high: mat4x4<f32> }
 
 /// value = scale * code + min, for the halves of a block of 32, of four rows each.
@@ -18,17 +21,22 @@ fn bits(word: vec4<u32>, at: u32, mask: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(code) - vec4(8388608.0);
 }
 
-/// The bits of `mask` in each byte, from bit `at` on.
-fn bytes(word: vec4<u32>, at: u32, mask: u32) -> mat4x4<f32> {
+/// The bytes of each row's word, as numbers.
+fn bytes(word: vec4<u32>) -> mat4x4<f32> {
     return mat4x4(
-        bits(word, at, mask),
-        bits(word, at + 8u, mask),
-        bits(word, at + 16u, mask),
-        bits(word, at + 24u, mask),
+        bits(word, 0u, 255u),
+        bits(word, 8u, 255u),
+        bits(word, 16u, 255u),
+        bits(word, 24u, 255u),
     );
 }
 
-/// The same of bytes below 256 that are signed.
+/// Nibbles of each row's word in bytes of their own: the lower ones, and the upper ones.
+fn nibbles(word: vec4<u32>) -> Words {
+    return Words(word & vec4(0x0f0f0f0fu), (word >> vec4(4u)) & vec4(0x0f0f0f0fu));
+}
+
+/// Signed bytes in words of their own, as numbers.
 fn signed(word: vec4<u32>) -> vec4<f32> {
     return bits(word ^ vec4(128u), 0u, 255u) - vec4(128.0);
 }
@@ -45,19 +53,17 @@ fn row_bytes(at: u32, q: u32) -> vec4<u32> {
     return (vec4(w[at][q]) >> vec4(0u, 8u, 16u, 24u)) & vec4(255u);
 }
 
-/// Bytes of a table of sixteen, four a word, by the nibbles of `code`.
-fn looked(table: vec4<u32>, code: vec4<u32>) -> vec4<f32> {
+/// The byte of a table of sixteen, four a word, that the nibble from bit `at` on of `codes` names.
+fn looked_byte(table: vec4<u32>, codes: vec4<u32>, at: u32) -> vec4<u32> {
+    let code = (codes >> vec4(at)) & vec4(15u);
     let low = select(vec4(table.x), vec4(table.y), code >= vec4(4u));
     let high = select(vec4(table.z), vec4(table.w), code >= vec4(12u));
     let word = select(low, high, code >= vec4(8u));
-    return bits(word >> ((code & vec4(3u)) * 8u), 0u, 255u);
+    return ((word >> ((code & vec4(3u)) * 8u)) & vec4(255u)) << vec4(at);
 }
 
-fn looked_bytes(table: vec4<u32>, word: vec4<u32>, at: u32) -> mat4x4<f32> {
-    return mat4x4(
-        looked(table, (word >> vec4(at)) & vec4(15u)),
-        looked(table, (word >> vec4(at + 8u)) & vec4(15u)),
-        looked(table, (word >> vec4(at + 16u)) & vec4(15u)),
-        looked(table, (word >> vec4(at + 24u)) & vec4(15u)),
-    );
+/// The bytes of a table that the bytes of `codes` name.
+fn looked(table: vec4<u32>, codes: vec4<u32>) -> vec4<u32> {
+    return looked_byte(table, codes, 0u) | looked_byte(table, codes, 8u)
+        | looked_byte(table, codes, 16u) | looked_byte(table, codes, 24u);
 }

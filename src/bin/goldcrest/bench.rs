@@ -89,6 +89,10 @@ pub(crate) struct BenchArgs {
     deterministic: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    /// How long the GPU is at each step of each test, in a run of its own that is slower for it
+    #[cfg(feature = "gpu")]
+    #[arg(long, help_heading = "Device")]
+    steps: bool,
     /// Load a model that needs more memory than there is at hand
     #[arg(long)]
     no_memory_check: bool,
@@ -422,7 +426,44 @@ fn measure(
     } else {
         table(&mut out, &file.path, &run, limit, &lines)?;
     }
+    #[cfg(feature = "gpu")]
+    if args.steps {
+        steps(&mut out, &model, &tests, (&mut sessions, args.json))?;
+    }
     Ok(out.flush()?)
+}
+
+/// How long the GPU is at each step.
+#[cfg(feature = "gpu")]
+fn steps(
+    out: &mut impl Write,
+    model: &Model,
+    tests: &[Test],
+    (sessions, json): (&mut Vec<Session>, bool),
+) -> Result<(), Failure> {
+    for test in tests {
+        model.start_device_timing()?;
+        test.run(sessions)?;
+        let timings = model.end_device_timing();
+        if !json {
+            writeln!(out, "\n{:<8}{:>10}{:>8}{:>10}  step", test.name, "ms", "times", "us each")?;
+        }
+        for timing in timings {
+            let each = timing.seconds * 1e6 / timing.count as f64;
+            if json {
+                let (test, step, count) = (&test.name, &timing.step, timing.count);
+                let seconds = timing.seconds;
+                let line = serde_json::json!({
+                    "test": test, "step": step, "count": count, "seconds": seconds
+                });
+                writeln!(out, "{line}")?;
+                continue;
+            }
+            let ms = timing.seconds * 1e3;
+            writeln!(out, "{:<8}{ms:>10.2}{:>8}{each:>10.1}  {}", "", timing.count, timing.step)?;
+        }
+    }
+    Ok(())
 }
 
 /// The GPU that runs blocks of a model.

@@ -1,10 +1,12 @@
 //! A span: its plans, and a pass through it.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use goldcrest_gpu::{
     Builder, Cache, Class, Count, Floats, Kind, Norm as GpuNorm, NormStep, Part, Pass, Pending,
-    Plan, Product, ROWS, RunAt, Vectors,
+    Plan, Product, RunAt, Vectors,
 };
 
 use super::Shared;
@@ -15,6 +17,9 @@ use crate::error::Result;
 use crate::model::pass::{Angles, mixes};
 use crate::model::weights::{Loaded, Weights};
 use crate::spec::{Block, Norm, Scale, Spec};
+
+/// Rows that there is room for logits of, at most: their vocabularies are large.
+const LOGIT_ROWS: usize = 128;
 
 /// Blocks on a device, perhaps with the output.
 pub(crate) struct Body {
@@ -64,7 +69,7 @@ impl Body {
         let vectors = vectors.upload(&shared.device)?;
         let logit_rows = if head.is_some() {
             let row = 4 * spec.vocab.next_multiple_of(4) as u64;
-            ((shared.device.info().max_binding / row) as usize).clamp(1, ROWS)
+            ((shared.device.info().max_binding / row) as usize).clamp(1, LOGIT_ROWS)
         } else {
             1
         };
@@ -81,9 +86,16 @@ impl Body {
             let before = writer.builder.finish()?;
             Ok::<_, crate::Error>((before, result, writer.pending))
         };
-        let (one, one_result, pending) = plan(Class::One)?;
-        let (few, few_result, _) = plan(Class::Few)?;
-        let (many, many_result, _) = plan(Class::Many)?;
+        // Drivers take seconds for the kernels of each.
+        let [one, few, many] = thread::scope(|scope| {
+            let plan = &plan;
+            [Class::One, Class::Few, Class::Many]
+                .map(|class| scope.spawn(move || plan(class)))
+                .map(|plan| plan.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        let (one, one_result, pending) = one?;
+        let (few, few_result, _) = few?;
+        let (many, many_result, _) = many?;
         let head = head.map(|head| {
             let plan = |class, (x, pending): (&Floats, Option<Waiting>)| {
                 let mut writer = Writer::new(shared, spec, angles, &buffers, &vectors, class)?;

@@ -1,19 +1,19 @@
 //! What the plans of a span work in.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use goldcrest_gpu::{Device, Floats, ROWS, Result};
 
 /// Buffers by what they are for and their width.
 pub(super) struct Buffers<'d> {
     device: &'d Device,
-    known: RefCell<HashMap<(&'static str, usize), Floats>>,
+    known: Mutex<HashMap<(&'static str, usize), Floats>>,
 }
 
 impl<'d> Buffers<'d> {
     pub(super) fn new(device: &'d Device) -> Self {
-        Self { device, known: RefCell::default() }
+        Self { device, known: Mutex::default() }
     }
 
     /// A row of `width` for each row of a pass.
@@ -23,7 +23,7 @@ impl<'d> Buffers<'d> {
 
     /// So many rows, which a name stands for.
     pub(super) fn get(&self, of: &'static str, rows: usize, width: usize) -> Result<Floats> {
-        let mut known = self.known.borrow_mut();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(there) = known.get(&(of, rows * width)) {
             return Ok(there.clone());
         }

@@ -50,6 +50,14 @@ impl Shared {
         Ok(goldcrest_gpu::Bandwidth::new(&self.device)?)
     }
 
+    pub(crate) fn start_timing(&self) -> Result<()> {
+        Ok(self.device.start_timing()?)
+    }
+
+    pub(crate) fn end_timing(&self) -> Vec<goldcrest_gpu::Timing> {
+        self.device.end_timing()
+    }
+
     fn cache_of(&self, kept: usize) -> Option<(usize, CacheLayout)> {
         let at = self.kept.iter().position(|(there, _)| *there == kept)?;
         Some((at, self.kept[at].1))

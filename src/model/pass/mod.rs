@@ -50,7 +50,7 @@ use scratch::{Buffers, Lane, Place, Shares};
 pub(crate) use spans::Angles;
 pub(crate) use spans::Span;
 
-/// Rows of prompts that go through the blocks together.
+/// Rows of prompts that go through the blocks together, where any run on the CPU.
 pub(crate) const BATCH: usize = 256;
 
 /// All that a pass reads and no pass changes.
@@ -116,6 +116,15 @@ pub(crate) fn scratch_bytes(spec: &Spec<Loaded>, kernels: &Kernels, threads: usi
 }
 
 impl Graph {
+    /// Rows of prompts of a pass: a device that has all blocks wants more of them to be busy.
+    pub(crate) fn batch(&self) -> usize {
+        #[cfg(feature = "gpu")]
+        if self.spans.iter().all(|span| matches!(span, Span::Gpu(_))) {
+            return goldcrest_gpu::ROWS - super::queue::RUNS;
+        }
+        BATCH
+    }
+
     /// For contexts of `context` positions at most, on the CPU.
     ///
     /// # Errors

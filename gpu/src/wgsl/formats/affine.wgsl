@@ -22,21 +22,22 @@ fn scales_$F$(panel: u32, q: u32, block: u32) -> Scales {
 #endif
 }
 
-fn pair_$F$(panel: u32, q: u32, block: u32, j: u32) -> Pair {
+fn words_$F$(panel: u32, q: u32, block: u32, j: u32) -> Words {
     let at = panel + block / 8u * $UNIT$u + 20u + block % 8u * $BLOCK$u;
 #if TWO
-    return Pair(bytes(w[at + q], 2u * j, 3u), bytes(w[at + 4u + q], 2u * j, 3u));
+    let twos = vec4(0x03030303u);
+    return Words((w[at + q] >> vec4(2u * j)) & twos, (w[at + 4u + q] >> vec4(2u * j)) & twos);
 #else
-    let word = w[at + j * 4u + q];
+    let codes = nibbles(w[at + j * 4u + q]);
 #if FIFTH
     let fifth = w[at + 16u + q];
-    let nibbles = vec4(0x0f0f0f0fu);
     let ones = vec4(0x01010101u);
-    let low = (word & nibbles) | (((fifth >> vec4(j)) & ones) << vec4(4u));
-    let high = ((word >> vec4(4u)) & nibbles) | (((fifth >> vec4(j + 4u)) & ones) << vec4(4u));
-    return Pair(bytes(low, 0u, 31u), bytes(high, 0u, 31u));
+    return Words(
+        codes.low | (((fifth >> vec4(j)) & ones) << vec4(4u)),
+        codes.high | (((fifth >> vec4(j + 4u)) & ones) << vec4(4u)),
+    );
 #else
-    return Pair(bytes(word, 0u, 15u), bytes(word, 4u, 15u));
+    return codes;
 #endif
 #endif
 }

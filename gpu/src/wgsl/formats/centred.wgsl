@@ -32,30 +32,28 @@ fn scales_$F$(panel: u32, q: u32, block: u32) -> Scales {
 #endif
 }
 
-fn pair_$F$(panel: u32, q: u32, block: u32, j: u32) -> Pair {
+fn words_$F$(panel: u32, q: u32, block: u32, j: u32) -> Words {
     let at = panel + block / 8u * $UNIT$u + block % 8u * $BLOCK$u;
-    let nibbles = vec4(0x0f0f0f0fu);
 #if TABLE
-    let word = w[at + j * 4u + q];
+    let codes = nibbles(w[at + j * 4u + q]);
     let table = vec4<u32>($TABLE$);
-    return Pair(looked_bytes(table, word, 0u), looked_bytes(table, word, 4u));
+    return Words(looked(table, codes.low), looked(table, codes.high));
 #else
+    let twos = vec4(0x03030303u);
 #if SIX_BITS
     // Three bits: two, and one above them.
-    let twos = vec4(0x03030303u);
     let ones = vec4(0x01010101u);
     let third = w[at + 8u + q];
-    let low = ((w[at + q] >> vec4(2u * j)) & twos) | (((third >> vec4(j)) & ones) << vec4(2u));
-    let high = ((w[at + 4u + q] >> vec4(2u * j)) & twos)
-        | (((third >> vec4(j + 4u)) & ones) << vec4(2u));
-    return Pair(bytes(low, 0u, 7u), bytes(high, 0u, 7u));
+    return Words(
+        ((w[at + q] >> vec4(2u * j)) & twos) | (((third >> vec4(j)) & ones) << vec4(2u)),
+        ((w[at + 4u + q] >> vec4(2u * j)) & twos) | (((third >> vec4(j + 4u)) & ones) << vec4(2u)),
+    );
 #else
-    let word = w[at + j * 4u + q];
-    let twos = vec4(0x03030303u);
-    let low = (word & nibbles) | (((w[at + 16u + q] >> vec4(2u * j)) & twos) << vec4(4u));
-    let high = ((word >> vec4(4u)) & nibbles)
-        | (((w[at + 20u + q] >> vec4(2u * j)) & twos) << vec4(4u));
-    return Pair(bytes(low, 0u, 63u), bytes(high, 0u, 63u));
+    let codes = nibbles(w[at + j * 4u + q]);
+    return Words(
+        codes.low | (((w[at + 16u + q] >> vec4(2u * j)) & twos) << vec4(4u)),
+        codes.high | (((w[at + 20u + q] >> vec4(2u * j)) & twos) << vec4(4u)),
+    );
 #endif
 #endif
 }

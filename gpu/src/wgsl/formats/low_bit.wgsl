@@ -7,12 +7,13 @@ fn scales_$F$(panel: u32, q: u32, block: u32) -> Scales {
     return both($STEP$ * scale, -scale);
 }
 
-fn pair_$F$(panel: u32, q: u32, block: u32, j: u32) -> Pair {
+fn words_$F$(panel: u32, q: u32, block: u32, j: u32) -> Words {
     let at = panel + block / 8u * $UNIT$u + block % 8u * $CODES$u / 8u;
 #if ONE
-    let word = w[at + q];
-    return Pair(bytes(word, j, 1u), bytes(word, j + 4u, 1u));
+    let ones = vec4(0x01010101u);
+    return Words((w[at + q] >> vec4(j)) & ones, (w[at + q] >> vec4(j + 4u)) & ones);
 #else
-    return Pair(bytes(w[at + q], 2u * j, 3u), bytes(w[at + 4u + q], 2u * j, 3u));
+    let twos = vec4(0x03030303u);
+    return Words((w[at + q] >> vec4(2u * j)) & twos, (w[at + 4u + q] >> vec4(2u * j)) & twos);
 #endif
 }

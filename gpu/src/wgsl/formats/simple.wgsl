@@ -17,29 +17,26 @@ fn scales_$F$(panel: u32, q: u32, b: u32) -> Scales {
 #endif
 }
 
-fn pair_$F$(panel: u32, q: u32, b: u32, j: u32) -> Pair {
+fn words_$F$(panel: u32, q: u32, b: u32, j: u32) -> Words {
     let at = panel + b / 2u * $UNIT$u + b % 2u * $BLOCK$u;
-#if BYTES
-    let flip = vec4(0x80808080u);
-    return Pair(
-        bytes(w[at + j * 4u + q] ^ flip, 0u, 255u),
-        bytes(w[at + j * 4u + 16u + q] ^ flip, 0u, 255u),
-    );
-#else
     let word = w[at + j * 4u + q];
+#if BYTES
+    return Words(word ^ vec4($FLIP$u), w[at + j * 4u + 16u + q] ^ vec4($FLIP$u));
+#else
+    let codes = nibbles(word);
 #if FIFTH
     let fifth = w[at + 16u + q];
-    let nibbles = vec4(0x0f0f0f0fu);
     let ones = vec4(0x01010101u);
-    let low = (word & nibbles) | (((fifth >> vec4(j)) & ones) << vec4(4u));
-    let high = ((word >> vec4(4u)) & nibbles) | (((fifth >> vec4(j + 4u)) & ones) << vec4(4u));
-    return Pair(bytes(low, 0u, 31u), bytes(high, 0u, 31u));
+    return Words(
+        codes.low | (((fifth >> vec4(j)) & ones) << vec4(4u)),
+        codes.high | (((fifth >> vec4(j + 4u)) & ones) << vec4(4u)),
+    );
 #else
 #if TABLE
     let table = vec4<u32>($TABLE$);
-    return Pair(looked_bytes(table, word, 0u), looked_bytes(table, word, 4u));
+    return Words(looked(table, codes.low), looked(table, codes.high));
 #else
-    return Pair(bytes(word, 0u, 15u), bytes(word, 4u, 15u));
+    return codes;
 #endif
 #endif
 #endif
